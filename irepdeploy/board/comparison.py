@@ -109,7 +109,7 @@ class OutputComparison:
 
     Attributes:
         name: Name of the output in the reference.
-        rel_error: max|a - b| / max|a|.
+        rel_error: Relative error, max|a - b| / max|a|.
         cosine: Cosine similarity of the flattened tensors.
         top1_agreement: Share of rows with the same largest entry, or None if that is not informative.
         top1_note: Why the agreement is not informative, or "".

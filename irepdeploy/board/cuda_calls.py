@@ -30,7 +30,7 @@ class CtypesCalls:
         Args:
             name: Name of the function.
             values: Input arguments.
-            out: ctypes type of the result, which C writes through a pointer argument; None if there is no result.
+            out: Type (of ctypes) of the result, which C writes through a pointer; None if there is no result.
             last: Pass that pointer as the last argument instead of the first.
 
         Raises:

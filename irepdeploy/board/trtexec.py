@@ -32,7 +32,7 @@ class TrtexecTimes(NamedTuple):
     """Raw times of all queries, in ns and in measuring order.
 
     Attributes:
-        latency_ns: h2d + compute + d2h, trtexec's "Latency": a sum of device times, not the time a caller waits.
+        latency_ns: The sum h2d + compute + d2h of device times, trtexec's "Latency"; not the time a caller waits.
         compute_ns: Times between the events around the kernels.
         h2d_ns: Times of the copies to the device.
         d2h_ns: Times of the copies to the host.

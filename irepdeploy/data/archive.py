@@ -27,7 +27,7 @@ class Published:
     """A published archive.
 
     Args:
-        files: size in bytes and MD5 of each required file; None for a file without a published digest.
+        files: Size in bytes and MD5 of each required file; None for a file without a published digest.
     """
 
     archive: str

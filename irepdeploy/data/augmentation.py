@@ -41,23 +41,23 @@ class Augmentation:
     RandAugment and the four colours need bytes: images of files, or of data sets that keep bytes.
 
     Args:
-        crop: pixels of black padding on each side before a random crop to the original size.
+        crop: Pixels of black padding on each side before a random crop to the original size.
             Tensors that are already normalised are padded with 0, their mean.
-        area: minimum fraction of the image that a random resized crop covers (Szegedy et al. 2015; 0.08 for
+        area: Minimum fraction of the image that a random resized crop covers (Szegedy et al. 2015; 0.08 for
             ImageNet). 1 takes the whole image, of decoded images the centre crop.
-        flip: flip half of the images horizontally.
-        randaugment: number of random operations on each image (Cubuk et al. 2020), usually 2; the fourteen of
+        flip: Flip half of the images horizontally.
+        randaugment: Number of random operations on each image (Cubuk et al. 2020), usually 2; the fourteen of
             torchvision, with shears about the centre.
-        magnitude: strength of these operations, 0 to 30.
-        brightness: a factor is drawn from 1 - brightness to 1 + brightness.
-        contrast: likewise.
-        saturation: likewise; grey images have none.
-        hue: a shift is drawn from -hue to hue, in turns, at most 0.5.
-        cutout: side in pixels of a square that is set to the mean, centred anywhere in the image (DeVries and Taylor
+        magnitude: Strength of these operations, 0 to 30.
+        brightness: A factor is drawn from 1 - brightness to 1 + brightness.
+        contrast: Likewise.
+        saturation: Likewise; grey images have none.
+        hue: A shift is drawn from -hue to hue, in turns, at most 0.5.
+        cutout: Side in pixels of a square that is set to the mean, centred anywhere in the image (DeVries and Taylor
             2017).
-        erase: probability of setting a rectangle of 2 to 33 % of the image to the mean (Zhong et al. 2020).
-        mixup: alpha of the beta distribution of mixup; 0 disables it. Labels become shares of the classes.
-        cutmix: alpha of CutMix; with both, each image is mixed in one of the two ways.
+        erase: Probability of setting a rectangle of 2 to 33 % of the image to the mean (Zhong et al. 2020).
+        mixup: Alpha of the beta distribution of mixup; 0 disables it. Labels become shares of the classes.
+        cutmix: Alpha of CutMix; with both, each image is mixed in one of the two ways.
     """
 
     crop: int = 0

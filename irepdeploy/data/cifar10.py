@@ -68,11 +68,11 @@ def cifar10(
     """Load CIFAR-10 into memory as bytes (184 MB).
 
     Args:
-        root: folder that contains the archive or its extracted folder; nothing is extracted or written.
-        train: number of training images; None for all images outside the search-validation set.
-        val: number of search-validation images, taken from the training set class by class.
-        split_seed: seed of this split; it gives the same split for either archive format.
-        verify: require the published files; False accepts other files in the same format.
+        root: Folder that contains the archive or its extracted folder; nothing is extracted or written.
+        train: Number of training images; None for all images outside the search-validation set.
+        val: Number of search-validation images, taken from the training set class by class.
+        split_seed: Seed of this split; it gives the same split for either archive format.
+        verify: Require the published files; False accepts other files in the same format.
     """
     train = None if train is None else whole("train", train, 2)
     val, split_seed = whole("val", val, 1), whole("split_seed", split_seed, 0, 2**60)

@@ -52,8 +52,8 @@ class DatasetFacts:
 
     Args:
         input_shape: (C, H, W).
-        classes: class names in the order of the labels; empty if only the files contain them.
-        mean: mean of each channel, for pixels in [0, 1].
+        classes: Class names in the order of the labels; empty if only the files contain them.
+        mean: Mean of each channel, for pixels in [0, 1].
     """
 
     name: str
@@ -68,8 +68,8 @@ class Dataset(DatasetFacts):
     """A classification data set.
 
     Args:
-        val: the search-validation set, taken from the training set and used for every selection.
-        load_test: opens the test set; score it once, at the end.
+        val: The search-validation set, taken from the training set and used for every selection.
+        load_test: Opens the test set; score it once, at the end.
     """
 
     train: Split
@@ -92,8 +92,8 @@ class ObjectDataset(DatasetFacts):
     """A detection data set; `input_shape` is that of the network, which gets batches padded to one size.
 
     Args:
-        val: the search-validation set, taken from the training images and used for every selection.
-        load_test: opens the test set; score it once, at the end.
+        val: The search-validation set, taken from the training images and used for every selection.
+        load_test: Opens the test set; score it once, at the end.
     """
 
     train: Objects

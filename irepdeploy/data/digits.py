@@ -24,8 +24,8 @@ def digits(*, train: int = 150, val: int = 400) -> Dataset:
     """Load the digits.
 
     Args:
-        train: number of training images, at least 2. The default is low because every network reaches 99 % with all.
-        val: number of search-validation images; train + val is at most 1,200.
+        train: Number of training images, at least 2. The default is low because every network reaches 99 % with all.
+        val: Number of search-validation images; train + val is at most 1,200.
     """
     whole = type(train) is int and type(val) is int
     if not whole or train < 2 or val < 1 or train + val > _POOL:

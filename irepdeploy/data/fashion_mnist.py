@@ -48,11 +48,11 @@ def fashion_mnist(
     """Load Fashion-MNIST into memory as bytes (47 MB).
 
     Args:
-        root: folder with the four IDX files, gzipped or not; None for that of the Debian package dataset-fashion-mnist.
-        train: number of training images; None for all images outside the search-validation set.
-        val: number of search-validation images, taken from the training set class by class.
-        split_seed: seed of this split.
-        verify: require the published files; False accepts others in their format, such as those of MNIST, whose classes
+        root: Folder with the four IDX files, gzipped or not; None for that of the Debian package dataset-fashion-mnist.
+        train: Number of training images; None for all images outside the search-validation set.
+        val: Number of search-validation images, taken from the training set class by class.
+        split_seed: Seed of this split.
+        verify: Require the published files; False accepts others in their format, such as those of MNIST, whose classes
             are called 0 to 9.
     """
     train = None if train is None else whole("train", train, 2)

@@ -57,9 +57,9 @@ def read_saved(folder: Path, *, image: str | None = None, label: str | None = No
     The test images are the first of the splits "validation", "valid", "val" and "test" that exists.
 
     Args:
-        folder: what `DatasetDict.save_to_disk` wrote.
-        image: column of the images; None for the only one.
-        label: column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
+        folder: What `DatasetDict.save_to_disk` wrote.
+        image: Column of the images; None for the only one.
+        label: Column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
     """
     library = _library(folder)
     try:
@@ -80,11 +80,11 @@ def read_cached(
     """Open a data set by its name on the hub, from the cache of `datasets`; see `read_saved`.
 
     Args:
-        name: such as "ylecun/mnist".
-        cache: folder of the cache; None for the library's own.
-        config: configuration, where the cache holds several.
-        image: column of the images.
-        label: column of the labels.
+        name: Such as "ylecun/mnist".
+        cache: Folder of the cache; None for the library's own.
+        config: Configuration, where the cache holds several.
+        image: Column of the images.
+        label: Column of the labels.
     """
     # It becomes part of a path and of a pattern.
     for text in (name, config):

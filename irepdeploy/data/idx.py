@@ -31,9 +31,9 @@ def read_idx(path: Path, dimensions: int, *, sha256: str | None = None) -> Tenso
     No more is unpacked than the header announces.
 
     Args:
-        path: the file.
-        dimensions: number of dimensions that it must have.
-        sha256: digest of the unpacked content that it must have; None accepts any.
+        path: The file.
+        dimensions: Number of dimensions that it must have.
+        sha256: Digest of the unpacked content that it must have; None accepts any.
 
     Raises:
         InputError: The file is missing, truncated, damaged, or of another format.

@@ -41,10 +41,10 @@ class ImageFiles:
     """Images of a source, cropped and resized to (3, size, size), or as they are.
 
     Args:
-        indices: images of the source, in this order.
-        size: side of the square; or height and width that all images have, so that they stay as they are.
-        mean: mean of each channel, for pixels in [0, 1].
-        workers: number of decoding processes; 0 decodes in this process. It does not change the result.
+        indices: Images of the source, in this order.
+        size: Side of the square; or height and width that all images have, so that they stay as they are.
+        mean: Mean of each channel, for pixels in [0, 1].
+        workers: Number of decoding processes; 0 decodes in this process. It does not change the result.
     """
 
     source: ImageSource

@@ -43,14 +43,14 @@ def imagenet(
     """Load ImageNet-1K, with its public validation set as the test set.
 
     Args:
-        root: folder with train/ and val/, each with one folder per class; or the same data saved to disk by the Hugging
+        root: Folder with train/ and val/, each with one folder per class; or the same data saved to disk by the Hugging
             Face `datasets` library.
-        train: number of training images; None for all images outside the search-validation set.
-        val: number of search-validation images, taken from the training set class by class.
-        size: side of the network's input in pixels.
-        workers: number of decoding processes; None for one per processor, at most 16. It does not change the result.
-        split_seed: seed of the search-validation split.
-        verify: require 1,000 classes with 1,281,167 training and 50,000 test images, and folders named by WordNet
+        train: Number of training images; None for all images outside the search-validation set.
+        val: Number of search-validation images, taken from the training set class by class.
+        size: Side of the network's input in pixels.
+        workers: Number of decoding processes; None for one per processor, at most 16. It does not change the result.
+        split_seed: Seed of the search-validation split.
+        verify: Require 1,000 classes with 1,281,167 training and 50,000 test images, and folders named by WordNet
             numbers; False accepts other class folders.
     """
     return _load("imagenet", root, train, val, size, workers, split_seed, verify=switch("verify", verify))
@@ -92,16 +92,16 @@ def hugging_face(
     Nothing is downloaded.
 
     Args:
-        source: folder that `save_to_disk` wrote, or a name on the hub, such as ylecun/mnist, that is in the cache.
-        root: folder of the cache; None for the library's own.
-        config: configuration, where the cache holds several.
-        image: column of the images; None for the only one.
-        label: column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
-        train: number of training images, as in `imagenet`.
-        val: number of search-validation images.
-        size: side of the network's input in pixels; None keeps the images' own size.
-        workers: number of decoding processes.
-        split_seed: seed of the search-validation split.
+        source: Folder that `save_to_disk` wrote, or a name on the hub, such as ylecun/mnist, that is in the cache.
+        root: Folder of the cache; None for the library's own.
+        config: Configuration, where the cache holds several.
+        image: Column of the images; None for the only one.
+        label: Column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
+        train: Number of training images, as in `imagenet`.
+        val: Number of search-validation images.
+        size: Side of the network's input in pixels; None keeps the images' own size.
+        workers: Number of decoding processes.
+        split_seed: Seed of the search-validation split.
     """
     columns: dict[str, Any] = {"image": image, "label": label}
     for key, value in {"config": config, **columns}.items():

@@ -27,14 +27,14 @@ class Loader:
     its state between epochs. A split in memory stays on the device; image files are decoded ahead.
 
     Args:
-        split: images and labels.
-        batch_size: images per batch, over all processes.
+        split: Images and labels.
+        batch_size: Images per batch, over all processes.
         generator: CPU generator, in the same state in every process.
-        augmentation: default: none.
-        device: device of the batches.
-        rank: index of this process; it loads every `ranks`-th image of a batch.
-        ranks: number of processes.
-        classes: number of classes, for mixup and CutMix.
+        augmentation: Default: none.
+        device: Device of the batches.
+        rank: Index of this process; it loads every `ranks`-th image of a batch.
+        ranks: Number of processes.
+        classes: Number of classes, for mixup and CutMix.
 
     Raises:
         InputError: The split has too few images, or the augmentation does not fit its images.

@@ -22,11 +22,11 @@ def draw_mixing(
     """Draw what `count` images keep of themselves.
 
     Args:
-        random: the generator.
-        count: number of images N.
+        random: The generator.
+        count: Number of images N.
         size: (height, width).
-        mixup: alpha of the beta distribution of shares; 0 disables it.
-        cutmix: likewise; where both are above 0, each image is mixed in one of the two ways, with equal probability.
+        mixup: Alpha of the beta distribution of shares; 0 disables it.
+        cutmix: Likewise; where both are above 0, each image is mixed in one of the two ways, with equal probability.
 
     Returns:
         Shares (N,) float32, and boxes (N, 4) that the partner fills; empty boxes where the images are mixed.

@@ -29,10 +29,10 @@ def randaugmented(pixels: Tensor, chosen: Tensor, signs: Tensor, magnitude: floa
     """Return uint8 images (N, C, H, W) after R operations each.
 
     Args:
-        pixels: the images.
+        pixels: The images.
         chosen: (N, R) numbers of `OPERATIONS`, on the CPU, so that nothing waits for a device.
         signs: (N, R) 1 or -1, the direction of those that have one; on the CPU.
-        magnitude: strength of every operation, 0 to `STRONGEST`.
+        magnitude: Strength of every operation, 0 to `STRONGEST`.
     """
     strength = magnitude / STRONGEST
     pixels = pixels.clone()

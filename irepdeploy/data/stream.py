@@ -49,10 +49,10 @@ class Stream:
     iterable of batches.
 
     Args:
-        source: the data.
-        read: gives inputs and targets of a batch.
-        name: name of the data in errors, such as "train".
-        dtype: dtype of the inputs on the device.
+        source: The data.
+        read: Gives inputs and targets of a batch.
+        name: Name of the data in errors, such as "train".
+        dtype: Dtype of the inputs on the device.
 
     Raises:
         InputError: It cannot be iterated, or only once.
@@ -142,15 +142,15 @@ class StreamLoader:
     need two.
 
     Args:
-        stream: the samples.
-        batch_size: samples per batch, over all processes; not of a DataLoader.
+        stream: The samples.
+        batch_size: Samples per batch, over all processes; not of a DataLoader.
         generator: CPU generator, in the same state in every process.
-        check: gets the targets of each batch of the first epoch, on the CPU.
-        change: augments a batch on the device, drawing from torch's generator.
-        device: device of the batches.
-        rank: index of this process; it takes every `ranks`-th sample of a batch.
-        ranks: number of processes.
-        upright: whether each image is higher than wide, of samples by index: batches have one kind, but for the last,
+        check: Gets the targets of each batch of the first epoch, on the CPU.
+        change: Augments a batch on the device, drawing from torch's generator.
+        device: Device of the batches.
+        rank: Index of this process; it takes every `ranks`-th sample of a batch.
+        ranks: Number of processes.
+        upright: Whether each image is higher than wide, of samples by index: batches have one kind, but for the last,
             so that less of them is padding.
     """
 

@@ -35,11 +35,11 @@ def synthetic(
 
     Args:
         shape: [C, H, W].
-        classes: number of classes, each with its own pattern.
-        train: number of training images, at least 2.
-        val: number of search-validation images.
-        test: number of test images.
-        seed: seed of the patterns and the noise; a split does not depend on the sizes of the others.
+        classes: Number of classes, each with its own pattern.
+        train: Number of training images, at least 2.
+        val: Number of search-validation images.
+        test: Number of test images.
+        seed: Seed of the patterns and the noise; a split does not depend on the sizes of the others.
     """
     if not isinstance(shape, list | tuple) or len(shape) != 3:
         raise InputError(

@@ -103,7 +103,7 @@ class Decoding(nn.Module):
 
     Args:
         detector: A detector; it stays as it is.
-        rule: topk or nms; plugin means the same as nms.
+        rule: "topk" or "nms"; "plugin" means the same as "nms".
         rounds: Rounds of suppression, for a static graph; None: until nothing changes.
     """
 

@@ -46,9 +46,9 @@ def draw_confusion(counts: Any, classes: Sequence[str], data: str) -> Figure:
     """Draw the shares of each class's images by the class that the network gives.
 
     Args:
-        counts: images by (true class, class given).
-        classes: names of the classes.
-        data: what the images are, for the title.
+        counts: Images by (true class, class given).
+        classes: Names of the classes.
+        data: What the images are, for the title.
     """
     import numpy as np
 

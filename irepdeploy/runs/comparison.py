@@ -27,24 +27,25 @@ from irepdeploy.runs.spread import Spread
 __all__ = ["ComparedSearch", "ComparedTraining", "SearchComparison", "SearchJob", "TrainingComparison"]
 
 _SEARCH_NOTES = (
-    "Search accuracies are by the shared weights of each run's own supernet: a strategy that trains few subnets scores"
-    " them higher than they are worth. Only retrained accuracies compare strategies fairly.",
-    "The spread is the standard deviation over seeds; differences are taken seed by seed.",
+    "Search accuracies use the shared weights of each run's own supernet, which overrate the subnets of a strategy that"
+    " trains only a few. Only retrained accuracies compare strategies fairly.",
+    "The spread is the standard deviation over seeds; differences are paired by seed.",
 )
 _TRAINING_NOTES = (
-    "Every accuracy is of the fused network of the best epoch by the search-validation set; the test set was read once"
-    " in each training, at its end.",
-    "The spread is the standard deviation over seeds; differences are taken seed by seed. One less than about twice its"
-    " spread over the root of the number of seeds is noise.",
+    "All accuracies are those of the fused network of the best epoch, chosen on the search-validation set. The test set"
+    " was read once in each training, at its end.",
+    "The spread is the standard deviation over seeds; differences are paired by seed. A difference smaller than about"
+    " twice its spread divided by the square root of the number of seeds is noise.",
 )
 
 
 class ComparedSearch(Schema):
-    """One search; `evaluations`, `best_so_far`, `mean` and `diversity` have one value per evolution.
+    """The figures of one search. Accuracies may be scores by another metric; see `SearchComparison.metric`.
 
-    Accuracies, or scores by the comparison's metric, are by shared weights on the search-validation set;
-    `val_accuracy`, `branches` and `digest` are those of the chosen Architecture, the best of the last evolution; the
-    last two fields are those of it retrained and fused.
+    `evaluations`, `best_so_far`, `mean` and `diversity` have one value per evolution. Accuracies are measured with the
+    shared weights on the search-validation set. `val_accuracy`, `branches` and `digest` describe the chosen
+    Architecture, the best of the last evolution; `retrained_val` and `retrained_test` are its scores when retrained and
+    fused.
     """
 
     strategy: StrictStr
@@ -70,7 +71,7 @@ class ComparedSearch(Schema):
         return self
 
     def check_scores(self, metric: MetricFacts) -> None:
-        """Raise ValueError for a score that the metric cannot have."""
+        """Raise ValueError if a score is outside the range of the metric."""
         names = ("val_accuracy", "retrained_val", "retrained_test")
         check_shares(metric, {name: getattr(self, name) for name in names})
         for name in ("best_so_far", "mean"):
@@ -82,7 +83,10 @@ Figure = Callable[[ComparedSearch], float]
 
 
 class SearchJob(Scored, JsonFile):
-    """The runs of job `number` of `count`, from 1, of a comparison; `recipe` is the digest of what all jobs share."""
+    """The runs of one job of a comparison.
+
+    `number` counts from 1 to `count`, the number of jobs; `recipe` is the digest of the settings that all jobs share.
+    """
 
     kind = "job.json of a comparison"
     hint = "`irepdeploy search compare --job` writes it once the job's runs have ended"
@@ -110,7 +114,7 @@ class SearchJob(Scored, JsonFile):
 
 
 class SearchComparison(Scored, JsonFile):
-    """All searches of a comparison, strategy by strategy; differences are from the first strategy."""
+    """All searches of a comparison, grouped by strategy; differences are relative to the first strategy."""
 
     kind = "compare.json of a search"
     hint = "`irepdeploy search compare` writes it"
@@ -128,7 +132,7 @@ class SearchComparison(Scored, JsonFile):
         return self
 
     def of(self, strategy: str) -> list[ComparedSearch]:
-        """Return the runs of a strategy by seed."""
+        """Return the runs of a strategy, ordered by seed."""
         return [run for run in self.runs if run.strategy == strategy]
 
     @property
@@ -138,12 +142,12 @@ class SearchComparison(Scored, JsonFile):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Heads of `rows`."""
+        """The column headings of `rows`."""
         return ("strategy", "scored", *(name for name, _ in self._figures), "seconds")
 
     @property
     def rows(self) -> list[list[str]]:
-        """A row per strategy: mean and standard deviation over seeds, and the difference from the first strategy."""
+        """Return a row per strategy: mean and standard deviation over seeds, and the difference to the first one."""
         rows = []
         for name in self.strategies:
             runs, first = self.of(name), self.of(self.strategies[0])
@@ -183,7 +187,7 @@ class ComparedTraining(TrainingResult):
 
 
 class TrainingComparison(JsonFile):
-    """All trainings of a comparison, preset by preset; differences are from the first preset."""
+    """All trainings of a comparison, grouped by preset; differences are relative to the first preset."""
 
     kind = "compare.json of a training"
     hint = "`irepdeploy train compare` writes it"
@@ -201,23 +205,23 @@ class TrainingComparison(JsonFile):
         return self
 
     def of(self, preset: str) -> list[ComparedTraining]:
-        """Return the trainings with a preset by seed."""
+        """Return the trainings with a preset, ordered by seed."""
         return [run for run in self.runs if run.preset == preset]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Heads of `rows`."""
+        """The column headings of `rows`."""
         unit = _unit(self.by)
         return ("preset", "branches", f"test{unit}", "difference", f"validation{unit}", "seconds per epoch")
 
     @property
     def by(self) -> MetricFacts:
-        """The metric of the runs."""
+        """The metric of all runs."""
         return self.runs[0].by
 
     @property
     def rows(self) -> list[list[str]]:
-        """A row per preset: mean and standard deviation over seeds."""
+        """Return a row per preset: mean and standard deviation over seeds."""
         first, scale = self.of(self.presets[0]), self.by.scale
         rows = []
         for preset in self.presets:

@@ -1,7 +1,7 @@
-"""journal.jsonl: the events of a search or a training, from which every figure can be drawn again.
+"""journal.jsonl: the events of a search or a training, from which every figure can be redrawn.
 
-A bad line is named and omitted as long as the rest means the same without it: an epoch may be missing, the start or an
-evolution may not.
+An invalid line is reported and skipped if the rest remains meaningful without it: an epoch may be missing, but not the
+start or an evolution.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _Bits = Annotated[str, Field(pattern="^[01]*$", strict=True)]
 
 
 class Event(Schema):
-    """A line of a journal."""
+    """An event, stored as one line of a journal."""
 
     event: str
     time: Annotated[float, Field(strict=True, ge=0, le=_LATEST)] | None = None
 
     def append(self, path: str | os.PathLike[str]) -> None:
-        """Append the event as a line with the present time, flushed to the disk."""
+        """Append the event to a journal with the current time, flushed to disk."""
         append_line(path, self._line())
 
     def _line(self) -> dict[str, Any]:
@@ -48,10 +48,10 @@ class Event(Schema):
 
 
 class Start(Event):
-    """The first line of a run: its recipe with the scale applied, and everything else that its result depends on.
+    """The start of a run: the recipe after applying the scale, and everything else that affects the result.
 
-    `metric` is what is called accuracy in the lines that follow; None: accuracy. `launchers` identifies the torchrun
-    processes that began the run, without which there are none.
+    `metric` is the metric of all fields called accuracy in later events; None means accuracy itself. `launchers`
+    identifies the torchrun processes that started the run; it is empty without torchrun.
     """
 
     event: Literal["start"] = "start"
@@ -66,19 +66,19 @@ class Start(Event):
 
     @property
     def by(self) -> MetricFacts:
-        """The metric: accuracy where the line names none."""
+        """The metric; accuracy by default."""
         return self.metric or ACCURACY
 
     def begin(self, path: str | os.PathLike[str]) -> None:
-        """Begin a journal with this event, atomically; one that is there is replaced."""
+        """Start a journal with this event, atomically replacing any existing one."""
         begin_lines(path, self._line())
 
 
 class SearchStart(Start):
-    """The first line of a search.
+    """The start of a search.
 
-    Positions are (layer, branch) indices of the possible branches, in the order of a candidate's bits; a candidate
-    keeps at most `budget` of them.
+    `positions` are the (layer, branch) indices of the possible branches, in the order of a candidate's bits. Each
+    candidate keeps at most `budget` branches.
     """
 
     layers: tuple[StrictStr, ...]
@@ -106,7 +106,7 @@ class SearchStart(Start):
 
 
 class Epoch(Event):
-    """An epoch of training; `phase` is written by a search, `val_accuracy` by a training: the score by its metric."""
+    """An epoch of training. Only a search writes `phase`, and only a training writes `val_accuracy`."""
 
     event: Literal["epoch"] = "epoch"
     epoch: Count
@@ -127,10 +127,11 @@ class Race(Schema):
 
 
 class Evolution(Event):
-    """A scored population: accuracy (or score by another metric) and loss of each candidate on the validation set.
+    """A scored population: the accuracy (or score by another metric) and loss of each candidate on the validation set.
 
-    `population` has the bits of each candidate as a string of 0 and 1, `alpha` is sigmoid(alpha) by position, `beta` is
-    sigmoid(beta) by layer; old journals lack all three. `race` is None if the population was scored in full.
+    `population` contains the bits of each candidate as a string of 0 and 1; `alpha` is sigmoid(alpha) by position, and
+    `beta` is sigmoid(beta) by layer. Old journals lack these three fields. `race` is None if every candidate was scored
+    on the whole set.
     """
 
     event: Literal["evolution"] = "evolution"
@@ -156,7 +157,7 @@ class Evolution(Event):
         size, places = len(self.population), len(self.population[0])
         if size < 2:
             return 0.0
-        # A position that n of N keep differs in n (N - n) of the N (N - 1) / 2 pairs.
+        # If n of N candidates keep a branch, n (N - n) of the N (N - 1) / 2 pairs differ in it.
         ones = (sum(bits[place] == "1" for bits in self.population) for place in range(places))
         return sum(count * (size - count) for count in ones) / (size * (size - 1) / 2) / places
 
@@ -175,9 +176,16 @@ def read_events(
     strict: bool = False,
     note: Callable[[str], object] = log,
 ) -> list[Event]:
-    """Read the events of a journal; those that a newer version has added are skipped.
+    """Read the events of a journal. Kinds of events added by a newer version are skipped.
 
-    A bad line is omitted with a note; if `strict`, it is an error, as it is if it may be the start.
+    Args:
+        path: The journal.
+        what: Kind of file, for error messages.
+        strict: Treat an invalid line as an error. Otherwise it is skipped with a note, unless it may be the start.
+        note: Function that receives the notes.
+
+    Raises:
+        InputError: The file cannot be read, has two starts, or has an invalid line that must not be skipped.
     """
     lines = _read(path, what, strict=strict, note=note)
     return [event for event in lines.values.values() if event is not None]
@@ -227,7 +235,11 @@ class SearchJournal(Schema):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the search in a folder, or its journal.jsonl itself."""
+        """Read a search from its folder, or from its journal.jsonl.
+
+        Raises:
+            InputError: The file is not the journal of a search, is damaged, or contains no finished evolution.
+        """
         path = Path(path)
         path = path / JOURNAL if path.is_dir() else path
         lines = _read(path, "journal of a search")
@@ -254,7 +266,7 @@ class SearchJournal(Schema):
 
     @property
     def positions(self) -> tuple[tuple[int, int], ...]:
-        """(layer, branch) indices of the possible branches, in the order of a candidate's bits."""
+        """The (layer, branch) indices of the possible branches, in the order of a candidate's bits."""
         return self.start.positions
 
     @property

@@ -1,4 +1,4 @@
-"""pareto.json: the last population of a search with what training each candidate costs."""
+"""pareto.json: the last population of a search with the training cost of each candidate."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from irepdeploy.runs.schema import Count, Digest, JsonFile, Schema, Score, Score
 __all__ = ["Candidate", "ParetoSet"]
 
 _NOTES = (
-    "Scores are those of the search-validation set by the supernet's shared weights; after retraining they are others.",
-    "Costs are counts, not measurements: MACs of a forward pass of one image in train state stand for time (the"
-    " backward pass takes about twice as many), and parameters, gradients, momentum and kept activations for memory.",
+    "Scores are measured on the search-validation set with the supernet's shared weights; retraining changes them.",
+    "Costs are counts, not measurements: MACs of one image's forward pass in train state represent time (the backward"
+    " pass takes about twice as many); parameters, gradients, momentum and kept activations represent memory.",
     "The fused networks of all candidates cost the same.",
 )
 
 
 class Candidate(Schema):
-    """An Architecture of a population, ranked by fitness from 0; its file in ``population/`` is named by its rank.
+    """An Architecture of a population, ranked by fitness from 0; its file in ``population/`` is named after its rank.
 
-    Accuracy, or the score by another metric, is by the supernet's shared weights. `macs` and `activation_bytes` (kept
-    for the backward pass) are those of the forward pass of one image in train state; `memory_bytes` is that of training
-    at the recipe's batch size. `pareto`: no other is at least as good in accuracy, MACs and memory, and better in one
-    of them.
+    The accuracy, or the score by another metric, is measured with the supernet's shared weights. `macs` and
+    `activation_bytes` (kept for the backward pass) describe the forward pass of one image in train state;
+    `memory_bytes` is the memory of training at the recipe's batch size. `pareto` is True if no other candidate is at
+    least as good in accuracy, MACs and memory, and better in one of them.
     """
 
     rank: Count
@@ -39,7 +39,7 @@ class Candidate(Schema):
 
 
 class ParetoSet(Scored, JsonFile):
-    """A population with its costs, best fitness first; memory is counted for training with `batch_size`."""
+    """A population with its costs, best fitness first; memory is counted for training at `batch_size`."""
 
     kind = "pareto.json of a search"
     hint = "`irepdeploy search` writes it at its end"
@@ -50,5 +50,5 @@ class ParetoSet(Scored, JsonFile):
 
     @property
     def front(self) -> tuple[Candidate, ...]:
-        """Candidates that no other dominates."""
+        """The candidates that no other candidate dominates."""
         return tuple(candidate for candidate in self.candidates if candidate.pareto)

@@ -1,4 +1,4 @@
-"""Pareto front of latency and accuracy."""
+"""The Pareto front of latency and accuracy."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["pareto_front"]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the (latency, accuracy) points that no other dominates, fastest first.
+    """Return the indices of the (latency, accuracy) points that no other point dominates, fastest first.
 
-    A point dominates another if it is at least as fast and at least as accurate, and better in one of the two; equal
-    points do not dominate each other.
+    A point dominates another if it is at least as fast and at least as accurate, and strictly better in one of the two.
+    Equal points do not dominate each other.
     """
     front: list[int] = []
-    # Of equal latency the more accurate come first; then only what is more accurate than all before is not dominated.
+    # Equal latencies are sorted by accuracy, so a point is dominated unless it is more accurate than all before it.
     for index in sorted(range(len(points)), key=lambda each: (points[each][0], -points[each][1])):
         latency, accuracy = points[index]
         if not front or accuracy > points[front[-1]][1] or (latency, accuracy) == points[front[-1]]:

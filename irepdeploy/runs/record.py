@@ -1,8 +1,8 @@
-"""Record: one measurement, raw samples with the system and the conditions under which they were taken.
+"""Records of measurements: raw samples together with the system and conditions under which they were taken.
 
-Records are appended to a file of JSON lines and never changed. Appending does not read the earlier lines; reading
-names a bad line and omits it. What a table shows is derived from the raw samples by
-`irepdeploy.board.protocol` when it is shown, so that a new metric needs no new run.
+Records are appended to a JSON Lines file and never changed. Appending does not read earlier lines; reading reports
+invalid lines and skips them. Statistics are derived from the raw samples by `irepdeploy.board.protocol` when they are
+shown, so that a new metric does not require new measurements.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _moment(text: str) -> str:
 
 
 _Time = Annotated[int, Field(ge=0, strict=True)]
-# The largest size of a tensor in ONNX Runtime and TensorRT.
+# The maximum size of a tensor dimension in ONNX Runtime and TensorRT.
 _Size = Annotated[int, Field(ge=1, lt=2**31, strict=True)]
 _Text = Annotated[str, Field(strict=True, max_length=4096)]
 _Name = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
@@ -48,26 +48,35 @@ _Name = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 
 @dataclass(frozen=True)
 class Record:
-    """One network measured on one runner.
+    """The measurement of one network on one runner.
 
     Attributes:
-        suite: The suite that the measurement is part of; `scenario`: how queries arrive ("single-stream").
-        model: Its label; `source`: its origin (a checkpoint's state, "onnx", "network, random weights").
+        suite: Suite that the measurement is part of.
+        scenario: How queries arrive, such as "single-stream".
+        model: Label of the model.
+        source: Origin of the model: the state of a checkpoint, "onnx", or "network, random weights".
         artefact_sha256: Digest of the file; None for a network without a file.
-        runner: `Runner.describe()`, under its name on the command line.
-        batch: Images per inference; `input_shape`: shape of the first input, including the batch.
-        samples_ns: Raw times by the host's clock, in order of measurement; the i-th samples of records with equal
-            `created` are from one round.
-        device_samples_ns: The same runs by the device's own clock; empty without one.
-        warmup: runs, steady, cov. `conditions`: seed, order, limits, labels of interleaved models.
-        system, system_after: the machine before the measurement, and its changeable state afterwards; {} if unknown.
-        power: power and energy of the measurement: mean_mw by rail, energy_mj_per_inference; {} without a meter.
-        facts: known facts about the model besides its latency: net, params, macs, structure (digest), names (all names
-            in tables), top1 (percent) and top1_source, paper_ms, notes.
-        created: UTC, ISO 8601, the same for all records of one run.
+        runner: Result of `Runner.describe`, with the runner's name on the command line.
+        precision: Precision of the model.
+        batch: Images per inference.
+        input_shape: Shape of the first input, including the batch.
+        samples_ns: Raw times by the host's clock in ns, in measuring order. The i-th samples of all records with the
+            same `created` come from one round.
+        warmup: Outcome of the warm-up: runs, steady, cov.
+        protocol_version: Version of the measuring protocol.
+        system: The machine before the measurement.
+        conditions: Seed, order, limits, and the labels of all interleaved models.
+        argv: Command line of the program.
+        created: Start of the run (UTC, ISO 8601), the same for all records of one run.
+        facts: Facts about the model other than its latency: net, params, macs, structure (digest), names (all names in
+            tables), top1 (percent) and top1_source, paper_ms, notes.
+        device_samples_ns: Times of the same runs by the device's own clock in ns; empty if it has none.
+        system_after: Changeable state of the machine after the measurement; {} if unknown.
+        power: Power and energy of the measurement: mean_mw by rail, energy_mj_per_inference; {} without a meter.
+        schema: Version of the record's schema.
     """
 
-    # A dataclass that is validated when it is read: records are changed by `dataclasses.replace`.
+    # A dataclass, so that `dataclasses.replace` works on records; pydantic validates them only when they are read.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     suite: _Name
@@ -93,25 +102,25 @@ class Record:
     schema: int = field(default=SCHEMA_VERSION)
 
     def is_paired_with(self, other: Record) -> bool:
-        """Return whether the i-th samples of both come from one round: only those of one run do."""
+        """Return whether the i-th samples of both records come from one round, which is the case within one run."""
         return self.created == other.created and len(self.samples_ns) == len(other.samples_ns)
 
     def ratio_to(self, reference: Record) -> Ratio:
-        """Return the ratio of medians to the reference; the same records always give the same interval."""
+        """Return the ratio of medians to the reference. The interval is deterministic."""
         return ratio(self.samples_ns, reference.samples_ns, seed=0, paired=self.is_paired_with(reference))
 
 
-# Fields that each schema version added: records of older versions are read with these empty. 3 added the check.
+# Fields added by each schema version; they are empty in records of older versions. Version 3 added the check.
 _SINCE: dict[int, tuple[str, ...]] = {2: ("facts", "device_samples_ns", "system_after", "power")}
 
 
 def append(path: str | os.PathLike[str], record: Record) -> None:
-    """Append `record` as one line, flushed to the disk. A line that a killed writer left torn is removed first."""
+    """Append a record as one line, flushed to disk. An incomplete line left by a killed writer is removed first."""
     append_line(path, asdict(record))
 
 
 def read(path: str | os.PathLike[str]) -> list[Record]:
-    """Read the records of a file, in order. A bad line is omitted, with a log line.
+    """Read the records of a file, in order. Invalid lines are reported on stderr and skipped.
 
     Raises:
         InputError: The file cannot be read, or none of its lines is a record.
@@ -120,12 +129,20 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def read_numbered(path: str | os.PathLike[str]) -> Lines[Record]:
-    """Read the records of a file as `read` does, by line number, with the faults of the omitted lines."""
+    """Read the records of a file by line number, together with the faults of the skipped lines; see `read`."""
     return read_lines(path, record_of, "file of records", "record")
 
 
 def record_of(value: object, where: str) -> Record:
-    """Return the record in a JSON line, also of an earlier schema."""
+    """Return the record in a JSON value, which may have an earlier schema.
+
+    Args:
+        value: The parsed JSON of a line.
+        where: Place of the line, for error messages.
+
+    Raises:
+        InputError: The value is not a valid record.
+    """
     try:
         value = unsealed(value)
     except JsonError as error:
@@ -144,7 +161,7 @@ def record_of(value: object, where: str) -> Record:
     if set(value) != due:
         wrong = sorted(due - set(value)) + sorted(set(value) - due)
         raise InputError(f"not a record: fields missing or unknown: {', '.join(wrong)}", where=where)
-    # If appended again, it has the current version.
+    # Upgrade the version, in case the record is appended again.
     record = validated(Record, {**value, "schema": SCHEMA_VERSION}, "a record", where=where)
     if record.device_samples_ns and len(record.device_samples_ns) != len(record.samples_ns):
         raise InputError("not a record: device_samples_ns are not one for each of samples_ns", where=where)

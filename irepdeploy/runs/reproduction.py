@@ -1,4 +1,4 @@
-"""Records of a reproduction: one line for each cell of its protocol, and what they say beside each other."""
+"""Records of a reproduction, one line for each cell of its protocol, and paired differences between them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ RECORDS = "records.jsonl"
 MEASUREMENTS = "measurements.jsonl"
 MARGIN = 0.3
 _KIND = "file of records of a reproduction"
-# A candidate's score by the metric, and minus its loss, which breaks ties.
+# The score of each candidate, and its negative loss, which breaks ties.
 Scores = tuple[tuple[Score, Loss], ...]
 
 
 class ReproducedRecord(Schema):
-    """What was made for one cell of a protocol, when and where."""
+    """The result for one cell of a protocol, with its time and machine."""
 
     protocol: StrictStr
     version: Number
@@ -60,11 +60,12 @@ class ReproducedRecord(Schema):
 
 
 class ReproducedCell(ReproducedRecord):
-    """One training of a protocol: under which settings, and its result.
+    """One training of a protocol: its settings and its result.
 
-    `test_accuracy` of the result is None in a trial, which never reads the test set. `architecture` is what was
-    trained, if not all branches of the preset; `search` are the figures of the search that found it. `structure` is the
-    digest of the exported network: a runtime does the same work for all networks of one digest.
+    `result.test_accuracy` is None in a trial, because a trial never reads the test set. `architecture` is the trained
+    Architecture, or None if all branches of the preset were trained; `search` contains the figures of the search that
+    found it. `structure` is the digest of the exported network; a runtime does the same work for all networks with the
+    same digest.
     """
 
     stage: Literal["trial", "final", "candidate"]
@@ -77,14 +78,14 @@ class ReproducedCell(ReproducedRecord):
 
 
 class RescoredPopulation(ReproducedRecord):
-    """The last population of a search, best first, scored again by the same shared weights.
+    """The last population of a search, best first, scored again with the same shared weights.
 
     Attributes:
-        images: Search-validation images.
-        batches: Training batches from which statistics were taken anew.
-        whole: Scores on all images, as the search gave them.
+        images: Number of search-validation images.
+        batches: Number of training batches for recomputing statistics.
+        whole: Scores on all images, as in the search.
         halves: Scores on both halves of the images, for each random split.
-        recalibrated: Scores on all images, each time with batch-normalisation statistics of other batches.
+        recalibrated: Scores on all images, with batch-normalisation statistics from different batches each time.
     """
 
     stage: Literal["scoring"]
@@ -96,17 +97,17 @@ class RescoredPopulation(ReproducedRecord):
 
 
 class TimedPopulation(ReproducedRecord):
-    """Nanoseconds of scoring a population in several ways, which took turns.
+    """Times of scoring a population in several ways, measured in turn.
 
     Attributes:
         population: Number of candidates, which share one fuse of all branches.
-        images: Search-validation images that each candidate was scored on.
-        batch: Images per forward pass of the fused networks, `naive_batch` of the others.
-        naive_batch: See `batch`.
-        chunk: Candidates per sample of the fused networks, `naive_chunk` of the others.
-        naive_chunk: See `chunk`.
-        samples_ns: Samples by evaluation.
-        fuse_ns: Samples of fusing every branch.
+        images: Number of search-validation images on which each candidate was scored.
+        batch: Images per forward pass of the fused networks.
+        naive_batch: Images per forward pass of the other networks.
+        chunk: Candidates per sample of the fused networks.
+        naive_chunk: Candidates per sample of the other networks.
+        samples_ns: Samples in ns by way of scoring.
+        fuse_ns: Samples in ns of fusing every branch.
     """
 
     stage: Literal["timing"]
@@ -125,12 +126,12 @@ _MEASURED: dict[object, type[Measured]] = {"scoring": RescoredPopulation, "timin
 
 
 def append_cell(path: Path, cell: ReproducedRecord) -> None:
-    """Append a record; earlier lines are never changed."""
+    """Append a record to a file; earlier lines are never changed."""
     append_line(path, cell.model_dump(mode="json"))
 
 
 def read_cells(paths: Iterable[Path]) -> dict[str, ReproducedCell]:
-    """Read records of trainings by the name of their cell; of a cell that was done twice the first one counts.
+    """Read the records of trainings, by cell name. If a cell has several records, the first one is used.
 
     Raises:
         InputError: A file cannot be read, or none of its lines is a record.
@@ -139,7 +140,7 @@ def read_cells(paths: Iterable[Path]) -> dict[str, ReproducedCell]:
 
 
 def read_measured(paths: Iterable[Path]) -> dict[str, Measured]:
-    """Read the records that are not of trainings, like `read_cells`."""
+    """Read the records of measurements, which are those that are not trainings, by cell name; see `read_cells`."""
     return {name: each for name, each in _read(paths).items() if isinstance(each, RescoredPopulation | TimedPopulation)}
 
 
@@ -152,7 +153,7 @@ def _read(paths: Iterable[Path]) -> dict[str, ReproducedRecord]:
 
 
 def reproduced_of(value: object, where: str) -> ReproducedRecord:
-    """Return the record in a JSON line."""
+    """Return the record in a JSON value; `where` is its place for error messages."""
     try:
         value = unsealed(value)
     except JsonError as error:
@@ -164,9 +165,9 @@ def reproduced_of(value: object, where: str) -> ReproducedRecord:
 
 @dataclass(frozen=True)
 class Difference:
-    """Differences of scores paired by seed, in points, with Student's 95 % interval of their mean.
+    """Differences of scores paired by seed, in percentage points, with Student's 95 % interval of their mean.
 
-    `corrected` is the interval whose confidence is Bonferroni's for all comparisons of the table together.
+    `corrected` is the interval with Bonferroni's correction for all comparisons in the table.
     """
 
     values: tuple[float, ...]
@@ -181,7 +182,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the interval decides: "better", "worse", "within 0.3", or "undecided"."""
+        """The conclusion from the interval: "better", "worse", "within 0.3", or "undecided"."""
         if self.interval is None:
             return "undecided"
         low, high = self.interval
@@ -193,12 +194,12 @@ class Difference:
 
 
 def paired(one: Mapping[int, float], base: Mapping[int, float], comparisons: int = 1) -> Difference | None:
-    """Return the difference of two arms over the seeds that both have, in percentage points; None without any.
+    """Return the difference between two arms over their common seeds, in percentage points; None if there are none.
 
     Args:
         one: Scores in [0, 1] by seed.
-        base: Those of the arm that it is compared with.
-        comparisons: How many differences the table shows.
+        base: Scores of the reference arm by seed.
+        comparisons: Number of differences in the table, for the correction.
     """
     values = tuple(100 * (one[seed] - base[seed]) for seed in sorted(one) if seed in base)
     if not values:

@@ -16,11 +16,11 @@ __all__ = ["FinetuneResult", "ScoreSet", "SearchFigures", "TrainingResult", "rea
 
 
 class SearchFigures(Scored, JsonFile):
-    """Figures of a search: those of the chosen Architecture, by shared weights on the search-validation set.
+    """The figures of a search and of the chosen Architecture, with shared weights on the search-validation set.
 
-    `val_accuracy` is its score by the metric. Seconds cover the whole run, including resumed parts; spreads are the
-    largest minus the smallest sigmoid. `figures` is everything that the task reports of the chosen one, such as the
-    top-5 accuracy; files of earlier versions lack it.
+    `val_accuracy` is its score by the metric. `seconds` covers the whole run, including resumed parts. The spreads are
+    the largest minus the smallest sigmoid. `figures` contains everything that the task reports about the chosen
+    Architecture, such as the top-5 accuracy; files of earlier versions lack it.
     """
 
     kind = "result.json of a search"
@@ -43,7 +43,7 @@ class SearchFigures(Scored, JsonFile):
 
 
 class ScoreSet(Schema):
-    """Everything that a task reports of a set, by name, and the 95 % interval of its score with its method."""
+    """Everything that a task reports about a set, by name, and the 95 % interval of its score with its method."""
 
     samples: Count
     figures: dict[StrictStr, Score]
@@ -53,10 +53,10 @@ class ScoreSet(Schema):
 
 
 class TrainingResult(Scored, JsonFile):
-    """Figures of a training; accuracies, or scores by another metric, are of the best epoch, from 1, fused.
+    """The figures of a training. Accuracies, or scores by another metric, are those of the best epoch, fused.
 
-    The test set, if there is one, is read only for this; `seconds_per_epoch` is the median. `sets` has more about
-    "val" and "test"; files of earlier versions lack it.
+    `best_epoch` counts from 1. The test set, if there is one, is read only for these figures. `seconds_per_epoch` is
+    the median. `sets` contains more figures about "val" and "test"; files of earlier versions lack it.
     """
 
     kind = "result.json of a training"
@@ -83,7 +83,7 @@ class TrainingResult(Scored, JsonFile):
 
 
 class FinetuneResult(Scored, JsonFile):
-    """Figures of a fine-tuning; scores on the test set of the network given and of the best epoch, both fused."""
+    """The figures of a fine-tuning: test scores of the given network and of the best epoch, both fused."""
 
     kind = "result.json of a fine-tuning"
     hint = "`irepdeploy train finetune` writes it at its end"
@@ -95,10 +95,10 @@ class FinetuneResult(Scored, JsonFile):
 
 
 def read_result(folder: str | os.PathLike[str]) -> SearchFigures | TrainingResult | None:
-    """Read the result.json of a run: of a search, a training, or the training of a fine-tuning; None if it has none.
+    """Read the result.json of a search, a training, or the training of a fine-tuning; None if there is none.
 
     Raises:
-        InputError: It is damaged.
+        InputError: The file is damaged.
     """
     path = Path(folder) / "result.json"
     if not path.is_file():

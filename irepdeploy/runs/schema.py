@@ -1,4 +1,4 @@
-"""Read and write the files of a run by their schemas."""
+"""Base classes and types for the schemas of a run's files."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ __all__ = [
 ]
 
 Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
-# Counted from 1: devices, epochs.
+# A number that counts from 1, such as devices or epochs.
 Number = Annotated[int, Field(ge=1, lt=2**31, strict=True)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", strict=True)]
-# An accuracy, or a part of something.
+# An accuracy, or another share of a whole.
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
-# Any number: a diverging run writes how far it got.
+# Any finite number, because a diverging run also writes its loss.
 Loss = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-# By a metric, which may be any number.
+# A score by a metric, which may be any finite number.
 Score = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-# Of seconds, or of images in one.
+# A number of seconds, or of images per second.
 Amount = Annotated[float, Field(ge=0, le=1e12, strict=True)]
 
 
 class Schema(BaseModel):
-    """A part of a file. Unknown fields are ignored: a newer version may have written them."""
+    """A part of a file. Unknown fields are ignored, because a newer version may have written them."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class MetricFacts(Schema):
-    """Name and unit of a metric; of "%" the scores are shares in [0, 1]."""
+    """The name and unit of a metric. If the unit is "%", scores are shares in [0, 1]."""
 
     name: StrictStr
     unit: StrictStr = ""
 
     @property
     def scale(self) -> float:
-        """What a score is multiplied by where the unit stands beside it: 100 of a share."""
+        """The factor by which scores are multiplied before showing them with the unit: 100 for shares, else 1."""
         return 100.0 if self.unit == "%" else 1.0
 
     @property
     def marked(self) -> str:
-        """The unit in brackets, to stand behind the name: " (%)", or nothing."""
+        """The unit in parentheses, to append to the name, such as " (%)"; "" if there is no unit."""
         return f" ({self.unit})" if self.unit else ""
 
     def text(self, value: float) -> str:
@@ -84,23 +84,26 @@ ACCURACY = MetricFacts(name="accuracy", unit="%")
 
 
 def check_shares(metric: MetricFacts, scores: Mapping[str, float | None]) -> None:
-    """Raise ValueError for a score by name that is outside [0, 1] although the metric is one of shares."""
+    """Raise ValueError if the metric is a share and one of the named scores is outside [0, 1]."""
     for name, value in scores.items() if metric.unit == "%" else ():
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}: expected a share from 0 to 1, got {value}")
 
 
 class Scored(Schema):
-    """Holds scores, the fields that `scores` names, by a metric; None: accuracy, as in files of earlier versions."""
+    """A schema with scores, which are the fields named in `scores`.
+
+    `metric` is their metric; None means accuracy, as in files of earlier versions.
+    """
 
     scores: ClassVar[tuple[str, ...]] = ()
-    # Fields that files of earlier versions lack.
+    # Fields missing in files of earlier versions; they are omitted when empty.
     added: ClassVar[tuple[str, ...]] = ("metric",)
     metric: MetricFacts | None = None
 
     @property
     def by(self) -> MetricFacts:
-        """The metric: accuracy where the file names none."""
+        """The metric; accuracy by default."""
         return self.metric or ACCURACY
 
     @model_validator(mode="after")
@@ -114,7 +117,7 @@ class Scored(Schema):
 
 
 class JsonFile(Schema):
-    """A whole JSON file, which this class alone reads and writes; it carries a check against damage."""
+    """A whole JSON file, which includes a check against damage. Only this class reads and writes such files."""
 
     kind: ClassVar[str]
     hint: ClassVar[str]
@@ -124,7 +127,7 @@ class JsonFile(Schema):
         """Read a file.
 
         Raises:
-            InputError: It is missing, is not of this kind, or has changed since it was written.
+            InputError: The file is missing, is not of this kind, or was changed after it was written.
         """
         content = read_bytes(path, cls.kind, JOURNAL)
         try:
@@ -138,5 +141,5 @@ class JsonFile(Schema):
         return write_json(path, sealed(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the file's JSON object, without its check."""
+        """Return the content of the file as a JSON object, without the check."""
         return self.model_dump(mode="json")

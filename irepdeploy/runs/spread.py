@@ -12,7 +12,7 @@ __all__ = ["Spread", "student_interval"]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over seeds; the latter is None for a single seed."""
+    """Mean and standard deviation over seeds; the deviation is None for a single seed."""
 
     mean: float
     deviation: float | None
@@ -34,11 +34,11 @@ class Spread:
 
 
 def student_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of the mean by Student's t; None of fewer than two values.
+    """Return the confidence interval of the mean by Student's t; None for fewer than two values.
 
     Args:
-        values: One for each seed, independent and about normally distributed, such as paired differences.
-        level: Confidence of the interval, on both sides together.
+        values: One value per seed, independent and approximately normally distributed, such as paired differences.
+        level: Confidence level of the two-sided interval.
     """
     if len(values) < 2:
         return None

@@ -1,4 +1,7 @@
-"""A suite measures one of the paper's tables. Stages offer suites by the entry points `irepdeploy.suites`."""
+"""The interface of suites, each of which measures one of the paper's tables.
+
+Stages register their suites as entry points in the group `irepdeploy.suites`.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,29 @@ __all__ = ["SCALES", "Suite", "SuiteReport", "SuiteRequest"]
 SCALES = ("smoke", "small", "paper")
 
 _MOST_THREADS = 1024
-# How a field is written on the command line.
+# Names of the fields on the command line.
 _TYPED = {"models": "models of yours", "runners": "--runner", "seconds": "--seconds", "only": "--only"}
 
 
 @dataclass(frozen=True)
 class SuiteRequest:
-    """Options of a suite.
+    """The options of a suite.
 
     Args:
-        scale: "smoke": seconds, proves that it runs; "small": minutes on a CPU; "paper": the paper's conditions.
-        device: "cpu" or "cuda".
-        threads: number of torch's CPU threads; None keeps the current number.
-        out: folder whose ``records.jsonl`` the raw figures are added to, or None.
-        only: labels of the rows to measure; empty: all.
-        models: the user's own models, ``[label=]path`` or ``[label=]name``, measured beside those of the suite.
-        runners: names of runners; empty: the suite's choice.
-        seconds: least measuring time per network, of table1 the most for all populations; None: set by the scale.
+        scale: "smoke" (seconds, to check that the suite runs), "small" (minutes on a CPU) or "paper" (the paper's
+            conditions).
+        device: Device of torch, "cpu" or "cuda".
+        threads: Number of torch's CPU threads; None keeps the current number.
+        seed: Seed of all random numbers.
+        out: Folder with the ``records.jsonl`` to which raw figures are appended, or None.
+        only: Labels of the rows to measure. Default: all.
+        models: Models of the user, ``[label=]path`` or ``[label=]name``, to measure together with those of the suite.
+        runners: Names of runners. Default: the suite's own choice.
+        seconds: Minimum measuring time per network; for table1, maximum time for all populations. None: depends on the
+            scale.
+
+    Raises:
+        InputError: An option is invalid.
     """
 
     scale: str = "small"
@@ -56,7 +65,7 @@ class SuiteRequest:
             raise InputError(f"no scale {self.scale!r}", where="--scale", hint=f"one of {', '.join(SCALES)}")
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"no device {self.device!r}", where="--device", hint="cpu or cuda")
-        # torch crashes if the system cannot create them.
+        # torch crashes if the system cannot create that many threads.
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
             raise InputError(f"{self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
         if self.seconds is not None and not 0 <= self.seconds < float("inf"):
@@ -64,13 +73,13 @@ class SuiteRequest:
 
     @contextmanager
     def own_folder(self) -> Iterator[None]:
-        """Hold `out`, if there is one, until the block ends; the caller of a suite does this around the call."""
+        """Lock `out`, if there is one, until the block ends. Callers run a suite inside this block."""
         with nullcontext() if self.out is None else output_folder(self.out):
             yield
 
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """Yield a folder of this name in `out`, or a temporary one."""
+        """Create a folder with this name in `out`, or a temporary folder if there is no `out`."""
         if self.out is not None:
             yield make_folder(self.out / name)
             return
@@ -78,7 +87,7 @@ class SuiteRequest:
             yield Path(temporary)
 
     def record(self, *figures: Mapping[str, Any]) -> None:
-        """Append figures to ``records.jsonl`` in `out` with the time and the machine; without `out` do nothing."""
+        """Append figures, with the time and the machine, to ``records.jsonl`` in `out`; do nothing without `out`."""
         if self.out is None:
             return
         folder = make_folder(self.out)
@@ -93,7 +102,7 @@ class SuiteRequest:
             append_line(folder / "records.jsonl", {**each, **common})
 
     def has_recorded(self, figures: Mapping[str, Any]) -> bool:
-        """Return whether ``records.jsonl`` in `out` has a line with all of these figures."""
+        """Return whether a line of ``records.jsonl`` in `out` contains all of these figures."""
         path = None if self.out is None else self.out / "records.jsonl"
         if path is None or not path.exists():
             return False
@@ -101,7 +110,12 @@ class SuiteRequest:
         return any(isinstance(line, dict) and figures.items() <= line.items() for line in lines.values())
 
     def refuse(self, suite: str, *names: str) -> None:
-        """Refuse options, of "models", "runners", "seconds" and "only", that this suite does not take."""
+        """Raise InputError if an option is set that this suite does not support.
+
+        Args:
+            suite: Name of the suite.
+            names: Unsupported options, out of "models", "runners", "seconds" and "only".
+        """
         for name in names:
             if getattr(self, name):
                 raise InputError(f"it takes no {_TYPED[name]}", where=f"--suite {suite}", hint="omit it")
@@ -109,7 +123,7 @@ class SuiteRequest:
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """Results of a suite as a table with notes, and as machine-readable `figures`."""
+    """The results of a suite, as a table with notes and as machine-readable `figures`."""
 
     title: str
     columns: Sequence[str]
@@ -119,7 +133,7 @@ class SuiteReport:
 
 
 class Suite(Protocol):
-    """Measures one table. Its docstring's first line is its help."""
+    """A function that measures one table. The first line of its docstring is its help."""
 
     def __call__(self, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-        """Run it; raw figures are appended to ``request.out / "records.jsonl"`` as they arrive."""
+        """Run the suite, appending raw figures to ``request.out / "records.jsonl"`` as they arrive."""

@@ -1,4 +1,4 @@
-"""Tasks: how a batch is read, how outputs become a loss, and how they become a score (higher is better)."""
+"""Tasks define how a batch is read, and how outputs become a loss and a score (higher is better)."""
 
 from __future__ import annotations
 

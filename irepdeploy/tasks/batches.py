@@ -1,4 +1,4 @@
-"""Batches as loaders give them, outputs as networks give them, and tensors inside them."""
+"""Extraction of inputs and targets from the batches of loaders, and of tensors from the outputs of networks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ _OUTPUT_KEYS = ("logits", "out")
 
 
 def read_batch(batch: Any) -> tuple[Any, Any]:
-    """Return inputs and targets of a batch: of a pair, or of a dictionary with usual keys.
+    """Return the inputs and targets of a batch, which is a pair or a dictionary with usual keys.
 
-    A tensor alone is its own target, as for an autoencoder.
+    A single tensor is its own target, as for an autoencoder.
+
+    Raises:
+        InputError: The batch has another form.
     """
     if isinstance(batch, Tensor):
         return batch, batch
@@ -37,7 +40,13 @@ def read_batch(batch: Any) -> tuple[Any, Any]:
 
 
 def main_output(raw: Any) -> Any:
-    """Return a network's output: a tensor, or the entry "logits", "out" or the only one of a dictionary or tuple."""
+    """Return the main output of a network.
+
+    This is the tensor itself, the entry "logits" or "out" of a dictionary, or the only entry of a dictionary or tuple.
+
+    Raises:
+        InputError: There is no such output.
+    """
     if isinstance(raw, Mapping):
         found = next((raw[key] for key in _OUTPUT_KEYS if key in raw), None)
         raw = next(iter(raw.values())) if found is None and len(raw) == 1 else found if found is not None else raw
@@ -52,7 +61,7 @@ def main_output(raw: Any) -> Any:
 
 
 def wide(value: Any) -> Any:
-    """Convert half-precision tensors to float32; float64 stays."""
+    """Convert half-precision tensors to float32 and keep all others."""
     return mapped(lambda t: t.float() if t.dtype in (torch.bfloat16, torch.float16) else t, value)
 
 

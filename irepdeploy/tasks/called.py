@@ -1,4 +1,4 @@
-"""Calls of a user's task and network: what they raise is named, and what they give is checked."""
+"""Calls to a user's task and network, which name the culprit of an exception and check the results."""
 
 from __future__ import annotations
 
@@ -21,22 +21,28 @@ __all__ = ["blamed", "figures_of", "interval_of", "loss_of", "score_of", "statis
 
 @contextmanager
 def blamed(what: str, where: str, kind: type[InputError] = InputError) -> Iterator[None]:
-    """Raise `kind` for anything that a user's code raises in the block, but for a lack of memory."""
+    """Convert exceptions raised by a user's code in the block to `kind`, except when memory runs out.
+
+    Args:
+        what: Name of the code, for the message.
+        where: Place of the error.
+        kind: Class of the error.
+    """
     try:
         yield
     except IrepdeployError:
         raise
-    except Exception as error:  # anything that a user's code raises
+    except Exception as error:  # a user's code can raise anything
         if is_out_of_memory(error):
             raise
         raise kind(f"{what} raised {type(error).__name__}: {one_line(error)}", where=where) from error
 
 
 def loss_of(task: Task, outputs: Any, targets: Any) -> Tensor:
-    """Return the loss of a batch in training, a scalar with a gradient.
+    """Return the training loss of a batch, a scalar with a gradient.
 
     Raises:
-        InputError: The task fails, or gives something else.
+        InputError: The task raises an exception or returns something else.
     """
     with _of(task, "loss"):
         loss = task.loss(outputs, targets)
@@ -48,10 +54,10 @@ def loss_of(task: Task, outputs: Any, targets: Any) -> Tensor:
 
 
 def statistics_of(task: Task, outputs: Any, targets: Any, count: int) -> Tensor:
-    """Return the statistics of `count` samples, (N, K).
+    """Return the statistics of `count` samples, of shape (count, K).
 
     Raises:
-        InputError: The task fails, or gives something else.
+        InputError: The task raises an exception or returns something else.
     """
     with _of(task, "statistics"):
         found = task.statistics(outputs, targets)
@@ -64,9 +70,19 @@ def statistics_of(task: Task, outputs: Any, targets: Any, count: int) -> Tensor:
 def training_loss(
     task: Task, call: Callable[..., Any], inputs: Any, targets: Any, *, whole: bool, when: str = "in train mode"
 ) -> Tensor:
-    """Return the loss of a batch: of what `call` gives for the inputs, or what it gives for both if it is `whole`.
+    """Return the training loss of a batch.
 
-    `whole` says that `call` is the task's `objective`, or a wrapper of it, and not the network.
+    Args:
+        task: The task.
+        call: The network, or the task's `objective` (possibly wrapped).
+        inputs: Inputs of the batch.
+        targets: Targets of the batch.
+        whole: Whether `call` is the `objective`, which returns the loss for inputs and targets, and not the network.
+        when: State of the network, for error messages.
+
+    Raises:
+        ModelError: The network raises an exception.
+        InputError: The task raises an exception or returns something else than a loss.
     """
     with blamed(f"the network {when}", "net", ModelError):
         outputs = call(inputs, targets) if whole else wide(task.outputs(call(inputs)))
@@ -74,10 +90,10 @@ def training_loss(
 
 
 def score_of(task: Task, rows: Rows) -> float:
-    """Return the score of the (K, N) statistics of samples.
+    """Return the score for the statistics (K, N) of N samples.
 
     Raises:
-        InputError: The task fails, or gives something else than a number.
+        InputError: The task raises an exception or does not return a number.
     """
     with _of(task, "score"):
         found = task.score_rows(rows)
@@ -85,10 +101,10 @@ def score_of(task: Task, rows: Rows) -> float:
 
 
 def figures_of(task: Task, rows: Rows) -> dict[str, float]:
-    """Return everything that the task reports of (K, N) statistics, by name.
+    """Return all figures that the task reports for the statistics (K, N) of N samples, by name.
 
     Raises:
-        InputError: The task fails, or gives something else than numbers by name.
+        InputError: The task raises an exception or does not return numbers by name.
     """
     with _of(task, "figures"):
         found = task.figures_rows(rows)
@@ -98,10 +114,10 @@ def figures_of(task: Task, rows: Rows) -> dict[str, float]:
 
 
 def interval_of(task: Task, rows: Any) -> Interval | None:
-    """Return the interval of the score of (K, N) statistics.
+    """Return the interval of the score for the statistics (K, N) of N samples.
 
     Raises:
-        InputError: The task fails, or gives something else.
+        InputError: The task raises an exception or returns something else.
     """
     with _of(task, "interval"):
         found = task.interval(rows)

@@ -1,4 +1,4 @@
-"""Detection: boxes and classes of the objects in an image."""
+"""Object detection: boxes and classes of the objects in an image."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from irepdeploy.tasks.task import Task
 
 __all__ = ["Detection"]
 
-# Objects of an image that a row has room for; COCO has 93 at most.
+# Maximum number of objects per image in a row of statistics; COCO has at most 93.
 _MOST_OBJECTS = 200
-# Left, top, right, bottom, score and class; and the corners, class, crowd and area of an object.
+# Numbers per detection (left, top, right, bottom, score, class) and per object (corners, class, crowd, area).
 _DETECTION, _OBJECT = 6, 7
-# Average precision is no sum over images: it is computed again without each of so many groups of them. The quantile is
-# that of Student's t.
+# Average precision is not a sum over images, so it is recomputed without each of this many groups of images. The
+# quantile is that of Student's t.
 _GROUPS, _QUANTILE = 10, 2.262
 
 
 @dataclass(frozen=True)
 class Detection(Task):
-    """A `Detector` and its targets; scored by the average precision of COCO, the mean over classes and overlaps.
+    """Object detection by a `Detector`, scored by COCO's average precision, the mean over classes and overlaps.
 
-    A network computes the loss itself, from images and targets. Statistics of an image are its detections and objects,
-    from which the set is scored as a whole.
+    The network itself computes the loss from images and targets. The statistics of an image are its detections and
+    objects, from which the whole set is scored at once.
 
     Args:
-        detector: The network, whose way of decoding outputs is used; see `bound`.
+        detector: Network that decodes the outputs; see `bound`.
     """
 
     detector: Detector | None = None
@@ -50,7 +50,7 @@ class Detection(Task):
         """Return the task for the outputs of a network.
 
         Raises:
-            InputError: It is no `Detector`.
+            InputError: The network is not a `Detector`.
         """
         if not isinstance(net, Detector):
             raise InputError(
@@ -61,21 +61,21 @@ class Detection(Task):
         return replace(self, detector=net)
 
     def objective(self, net: nn.Module) -> nn.Module:
-        """Return a module that gives the loss of images and targets."""
+        """Return a module that computes the loss from images and targets."""
         return _Objective(net)
 
     def outputs(self, raw: Any) -> Found:
-        """Return the detections of raw heads, decoded in float32."""
+        """Return the detections decoded from the raw heads, in float32."""
         return self._detector.decode(*wide(raw))
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Raise InputError: of decoded detections there is no loss with a gradient."""
+        """Raise InputError, because decoded detections have no gradient; see `objective`."""
         raise InputError("a detector computes its loss from images and targets", where="task detection")
 
     def statistics(self, outputs: Found, targets: Any) -> Tensor:
-        """Return detections and objects of each image, filled up by zeros; last, how far its objects are from found."""
+        """Return the detections and objects of each image, padded with zeros, and a measure of its missed objects."""
         number, boxes, scores, classes = (each.float() for each in outputs)
-        # COCO scores in pixels of the original images: there an object is small or large.
+        # COCO scores in pixels of the original images, which define small and large objects.
         pairs = [target.original(each) for each, target in zip(boxes, targets, strict=True)]
         boxes, targets = torch.stack([each for each, _ in pairs]), [target for _, target in pairs]
         found = torch.cat([number, torch.cat([boxes, scores[..., None], classes[..., None]], 2).flatten(1)], 1)
@@ -84,15 +84,15 @@ class Detection(Task):
         return torch.cat([found, torch.stack(rows), torch.stack(missed)[:, None]], 1)
 
     def score(self, totals: Vector, count: int) -> float:
-        """Raise InputError: average precision is no function of sums; see `score_rows`."""
+        """Raise InputError, because average precision is not a function of sums; see `score_rows`."""
         raise InputError("average precision is no sum over images", where="task detection")
 
     def score_rows(self, statistics: Rows) -> float:
-        """Return the average precision; NaN of images without objects."""
+        """Return the average precision; NaN if no image has objects."""
         return self.figures_rows(statistics)["AP"]
 
     def figures_rows(self, statistics: Rows) -> dict[str, float]:
-        """Return AP, AP50, AP75, and AP of small, medium and large objects where there are some."""
+        """Return AP, AP50, AP75, and the AP of small, medium and large objects if there are any."""
         found, targets = self._unpacked(statistics)
         if not any(bool((~target.crowd).any()) for target in targets):
             return {"AP": float("nan")}
@@ -102,20 +102,20 @@ class Detection(Task):
         return {"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75, **sized}
 
     def contributions(self, statistics: Rows) -> Vector:
-        """Return values with the average precision as their mean, one for each group of images."""
+        """Return a value per image, equal within each group of images, with the average precision as their mean."""
         count = statistics.shape[1]
         groups, score = min(_GROUPS, count), self.score_rows(statistics)
         index = np.arange(count) % groups
         if groups < 2:
             return np.full(count, score)
         without = [self.score_rows(statistics[:, index != group]) for group in range(groups)]
-        # NaN where only one group has objects at all.
+        # NaN occurs if only one group has objects.
         parts = np.nan_to_num(np.array(without), nan=0.0)
         values = (-(groups - 1) * parts)[index]
         return values - values.mean() + score
 
     def interval(self, statistics: Rows) -> Interval | None:
-        """Return the interval by the jackknife that deletes groups of images."""
+        """Return the interval by the delete-a-group jackknife; None for fewer than ten images."""
         count = statistics.shape[1]
         groups = min(_GROUPS, count)
         if groups < _GROUPS:
@@ -126,7 +126,7 @@ class Detection(Task):
         return Interval(max(0.0, score - half), min(1.0, score + half), f"jackknife, {groups} groups of images")
 
     def check(self, outputs: Any, targets: Any, where: str) -> None:
-        """Refuse targets that are not `Target`s, labels outside the classes, and boxes that are not finite."""
+        """Raise InputError if a target is not a `Target`, a label is outside the classes, or a box is not finite."""
         for target in targets if isinstance(targets, list | tuple) else [targets]:
             if not isinstance(target, Target):
                 hint = "a sample is (image, irepdeploy.detect.target.Target)"
@@ -147,7 +147,7 @@ class Detection(Task):
         return self.detector
 
     def _row(self, target: Target, like: Tensor) -> Tensor:
-        """Return the number of objects, and each of them."""
+        """Return the number of objects followed by the objects, padded with zeros."""
         count = len(target)
         if count > _MOST_OBJECTS:
             text = f"expected at most {_MOST_OBJECTS} objects in an image, got {count}"
@@ -161,7 +161,7 @@ class Detection(Task):
         return row
 
     def _missed(self, boxes: Tensor, scores: Tensor, classes: Tensor, target: Target) -> Tensor:
-        """Return 1 minus score times overlap of the best detection of each object, their mean; it breaks ties."""
+        """Return the mean of 1 - score * overlap over the best detection of each object, which breaks ties."""
         truth, labels = target.trained
         if not len(labels):
             return scores.max() if len(scores) else scores.new_zeros(())
@@ -182,7 +182,7 @@ class Detection(Task):
 
 
 class _Objective(nn.Module):
-    """A detector, called with images and targets."""
+    """A module that calls a detector with images and targets."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The infinitesimal jackknife: what each sample contributes to a score that is a function of sums over samples.
+"""The infinitesimal jackknife: the contribution of each sample to a score that is a function of sums over samples.
 
-Efron, "The Jackknife, the Bootstrap and Other Resampling Plans" (1982), chapter 6. The slopes of the score are taken
-by central differences, so that a score is any function of the totals, smooth near them.
+See Efron, "The Jackknife, the Bootstrap and Other Resampling Plans" (1982), chapter 6. The slopes of the score are
+central differences, so the score may be any function that is smooth near the totals.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _QUANTILE = 1.959963984540054
 
 def totals_of(rows: Rows) -> Vector:
     """Return the sum of each statistic over all samples, in float64."""
-    # Row by row, as a sum of one long array: numpy adds the rows of a matrix in another order.
+    # Sum row by row: numpy's summation order for a single array differs from that for the rows of a matrix.
     return np.array([row.sum(dtype=np.float64) for row in rows])
 
 
 def contributions(score: Callable[[Vector, int], float], rows: Rows) -> Vector:
-    """Return (N,) values with the score as their mean; a sample's distance from it is its influence on the score."""
+    """Return values (N,) whose mean is the score; a sample's deviation from it is its influence on the score."""
     count = rows.shape[1]
     totals = totals_of(rows)
-    # A task may give a whole number, or one of numpy or torch.
+    # A task may return an integer, or a number of numpy or torch.
     found = np.full(count, float(score(totals, count)))
     for index, row in enumerate(rows):
         values = row.astype(np.float64)
         centred = values - totals[index] / count
-        # A statistic that is the same for all samples, such as a class that never occurs, tells no sample from another.
+        # A statistic that is equal for all samples, such as that of a class that never occurs, has no influence.
         if np.ptp(values) == 0:
             continue
         step = np.zeros(len(totals))
@@ -49,7 +49,7 @@ def contributions(score: Callable[[Vector, int], float], rows: Rows) -> Vector:
 
 
 def jackknife_interval(score: Callable[[Vector, int], float], rows: Rows) -> Interval | None:
-    """Return the 95 % interval of the score; None of fewer than two samples."""
+    """Return the 95 % interval of the score; None for fewer than two samples."""
     count = rows.shape[1]
     if count < 2:
         return None

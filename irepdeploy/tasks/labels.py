@@ -11,7 +11,7 @@ __all__ = ["check_labels"]
 
 
 def check_labels(targets: Tensor, ndim: int, classes: int, where: str, ignore: int | None = None) -> None:
-    """Raise InputError unless targets are class indices below `classes`, or `ignore`, in `ndim` dimensions."""
+    """Raise InputError unless the targets are `ndim`-dimensional class indices below `classes`, or `ignore`."""
     shape = "(N,)" if ndim == 1 else "(N, H, W)"
     if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != ndim:
         got = (

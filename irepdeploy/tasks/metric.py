@@ -1,4 +1,4 @@
-"""A metric and its uncertainty."""
+"""A metric, and the uncertainty of a score."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Interval", "Metric"]
 
 @dataclass(frozen=True)
 class Metric:
-    """Name and unit of a score; higher is better.
+    """The name and unit of a score; higher is better.
 
     Args:
-        name: such as "accuracy" or "mIoU".
-        unit: "%" for a share in [0, 1], which is shown in percent; otherwise the score is shown as it is.
+        name: Name, such as "accuracy" or "mIoU".
+        unit: "%" for a share in [0, 1], which is shown in percent; scores in any other unit are shown unchanged.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Metric:
 
     def text(self, value: float) -> str:
         """Return a score as text, such as 93.80% or 0.8731."""
-        # Here, because the suites that time a step on a bare machine have no pydantic.
+        # Imported here because the suites that time a step on a bare machine run without pydantic.
         from irepdeploy.runs.schema import MetricFacts
 
         return MetricFacts(name=self.name, unit=self.unit).text(value)
@@ -29,7 +29,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval of a score over the choice of samples, and how it was computed."""
+    """A 95 % confidence interval of a score over the choice of samples, and its method."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""Tasks by name."""
+"""Registry of tasks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Seg
 
 
 def task_of(task: str | Task, **settings: Any) -> Task:
-    """Return a task by its name, with settings of its class, or the task that is given.
+    """Return the task with this name, created with the settings, or the given task itself.
+
+    Args:
+        task: Name of a task, or a task of the user.
+        settings: Arguments of the task's class; only with a name.
 
     Raises:
-        InputError: There is no such task, or it does not have one of the settings.
+        InputError: There is no such task, or it lacks one of the settings.
     """
     if isinstance(task, Task):
         if settings:

@@ -1,4 +1,4 @@
-"""Regression: numbers, or maps of numbers."""
+"""Regression of numbers or of maps of numbers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """Outputs and targets (N,), (N, D) or (N, D, H, W); scored by R2, the share of variance that is explained.
+    """Regression, scored by R2, the explained share of the variance. Shapes are (N,), (N, D) or (N, D, H, W).
 
-    R2 is 1 for exact outputs, 0 for the mean of the targets, and negative for worse ones; it is the mean over D.
+    R2 is 1 for exact outputs, 0 for the mean of the targets, and negative for anything worse. It is averaged over D.
 
     Args:
-        kind: loss in training: "mse", "l1" or "smooth_l1".
+        kind: Training loss: "mse", "l1" or "smooth_l1".
     """
 
     kind: Literal["mse", "l1", "smooth_l1"] = "mse"
@@ -38,13 +38,14 @@ class Regression(Task):
             raise InputError(f"no loss {self.kind!r} of a regression", hint=f"one of {', '.join(_LOSSES)}")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of all numbers."""
+        """Return the mean loss over all numbers."""
         return _LOSSES[self.kind](outputs, _like(targets, outputs))
 
     def statistics(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return sums over a sample's numbers: squared errors, targets, squared targets by D; how many; its loss.
+        """Return the statistics of each sample in float64.
 
-        In float64: the variance is a small difference of large sums.
+        These are, for each of D, the sums of squared errors, targets and squared targets, then the count and the loss.
+        They are in float64 because the variance is a small difference of large sums.
         """
         count = len(outputs)
         wanted = _like(targets, outputs)
@@ -55,21 +56,21 @@ class Regression(Task):
         return torch.cat([(found - true).square().sum(2), true.sum(2), true.square().sum(2), each, loss], dim=1)
 
     def score(self, totals: Vector, count: int) -> float:
-        """Return R2; NaN where the targets are all equal."""
+        """Return R2; NaN if all targets are equal."""
         errors, sums, squares = totals[:-2].reshape(3, -1)
         spread = squares - sums**2 / totals[-2]
-        # Rounding leaves a little of a variance that is 0.
+        # Because of rounding, a variance of zero may come out as slightly different from zero.
         constant = spread <= 1e-12 * abs(squares)
         return float("nan") if constant.any() else float((1 - errors / spread).mean())
 
     def figures(self, totals: Vector, count: int) -> dict[str, float]:
-        """Return R2, the root of the mean squared error, and the mean loss."""
+        """Return R2, the root mean squared error, and the mean loss."""
         errors = totals[:-2].reshape(3, -1)[0]
         rmse = float((errors / totals[-2]).mean() ** 0.5)
         return {"R2": self.score(totals, count), "RMSE": rmse, "loss": float(totals[-1]) / count}
 
     def check(self, outputs: Tensor, targets: Tensor, where: str) -> None:
-        """Refuse targets of another shape than the outputs, and targets that are not finite."""
+        """Raise InputError if targets do not have the shape of the outputs or are not finite."""
         if not isinstance(targets, Tensor) or targets.is_complex():
             raise InputError(f"expected numbers as targets, got {type(targets).__name__}", where=where)
         if outputs.shape[1:].numel() != targets.shape[1:].numel():

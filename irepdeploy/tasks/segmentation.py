@@ -1,4 +1,4 @@
-"""Dense prediction: one label per pixel."""
+"""Semantic segmentation: one label per pixel."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["Segmentation"]
 
 @dataclass(frozen=True)
 class Segmentation(Task):
-    """Logits (N, classes, H, W) and labels (N, H, W); scored by the mean intersection over union of the classes.
+    """Semantic segmentation, scored by the mean intersection over union (mIoU) of the classes.
 
-    A single channel of logits stands for two classes. Intersections and unions are summed over all images; classes that
-    neither occur nor are predicted are left out of the mean.
+    Outputs are logits (N, classes, H, W), where a single channel represents two classes; targets are labels (N, H, W).
+    Intersections and unions are summed over all images. Classes that neither occur nor are predicted are excluded from
+    the mean.
 
     Args:
-        ignore_index: label of pixels that are neither trained nor scored.
-        label_smoothing: share of the target that is spread over all classes in training.
+        ignore_index: Label of pixels that are neither trained nor scored.
+        label_smoothing: Share of the target that is distributed over all classes in training.
     """
 
     ignore_index: int = 255
@@ -36,20 +37,20 @@ class Segmentation(Task):
     metric: ClassVar[Metric] = Metric("mIoU", "%")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy, a mean over the pixels that count."""
+        """Return the mean cross-entropy over the pixels that are not ignored."""
         logits, labels = _by_class(outputs), _labels(targets)
         total = F.cross_entropy(
             logits, labels, reduction="sum", ignore_index=self.ignore_index, label_smoothing=self.label_smoothing
         )
-        # Not NaN where a batch has no pixel that counts.
+        # The clamp prevents NaN if all pixels of a batch are ignored.
         return total / (labels != self.ignore_index).sum().clamp(min=1)
 
     def statistics(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return intersections and unions of an image by class, then the mean loss of its pixels."""
+        """Return the intersections and unions of each image by class, followed by the mean loss of its pixels."""
         logits, labels = _by_class(outputs), _labels(targets)
         classes = logits.shape[1]
         counts = labels != self.ignore_index
-        # Ignored pixels go into a class of their own behind the others.
+        # Ignored pixels get an additional class after the others.
         true = torch.where(counts, labels, classes)
         predicted = torch.where(counts, logits.argmax(1), classes)
         hit = torch.where(true == predicted, true, classes)
@@ -64,12 +65,12 @@ class Segmentation(Task):
         return float(sum(shares.values()) / len(shares)) if shares else float("nan")
 
     def figures(self, totals: Vector, count: int) -> dict[str, float]:
-        """Return the mean intersection over union, that of each class, and the cross-entropy."""
+        """Return the mean intersection over union, the intersection over union of each class, and the cross-entropy."""
         each = {f"IoU of class {index}": share for index, share in self._shares(totals).items()}
         return {"mIoU": self.score(totals, count), **each, "cross-entropy": float(totals[-1]) / count}
 
     def check(self, outputs: Tensor, targets: Tensor, where: str) -> None:
-        """Refuse outputs that are no map of logits, targets of another size, and labels outside the classes."""
+        """Raise InputError if outputs are no logits (N, classes, H, W), sizes differ, or labels are out of range."""
         if outputs.ndim != 4:
             raise InputError(
                 f"segmentation needs outputs of (N, classes, H, W), got {tuple(outputs.shape)}", where=where
@@ -91,7 +92,7 @@ class Segmentation(Task):
 
 
 def _by_class(outputs: Tensor) -> Tensor:
-    """Return logits of two classes for a single channel, whose sigmoid is the softmax of both."""
+    """Return logits with one channel per class; a single channel becomes two whose softmax is its sigmoid."""
     return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
 
 
@@ -102,7 +103,7 @@ def _labels(targets: Tensor) -> Tensor:
 
 
 def _counted(labels: Tensor, classes: int) -> Tensor:
-    """Return how many pixels of each image have each label below `classes`: (N, classes)."""
+    """Return the number of pixels (N, classes) with each label below `classes` in each image."""
     count = len(labels)
     offsets = torch.arange(count, device=labels.device)[:, None] * (classes + 1)
     bins = torch.bincount((labels.flatten(1) + offsets).flatten(), minlength=count * (classes + 1))

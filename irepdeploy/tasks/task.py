@@ -1,4 +1,4 @@
-"""The contract of a task."""
+"""The interface of a task."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ __all__ = ["Task"]
 
 
 class Task(ABC):
-    """What a network is trained and scored for; subclass it, and inherit `irepdeploy.testing.TaskContract` to test it.
+    """Base class of tasks, which define how a network is trained and scored.
 
-    A score is a function of sums over samples: `statistics` gives the terms of each sample, `score` the score of their
-    totals. So a set is scored in parts, on several processes, with an uncertainty, and candidates race on the samples
-    that both have seen. A metric that is no such function, such as average precision, overrides `score_rows` and
-    `figures_rows`.
+    To test a subclass, inherit from `irepdeploy.testing.TaskContract`.
+
+    A score is a function of sums over samples: `statistics` returns the terms of each sample, and `score` computes the
+    score from their totals. This makes it possible to score a set in parts and on several processes, to estimate the
+    uncertainty, and to race candidates on the samples that both have seen. For a metric that is not such a function,
+    such as average precision, override `score_rows` and `figures_rows`.
 
         class WithinTolerance(Task):
             name = "within"
@@ -46,47 +48,47 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean loss of a batch in training, a scalar."""
+        """Return the mean training loss of a batch, a scalar."""
 
     @abstractmethod
     def statistics(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the statistics of each sample, (N, K); the last column is the sample's loss, which breaks ties."""
+        """Return the statistics (N, K) of each sample. The last column is the sample's loss, which breaks ties."""
 
     @abstractmethod
     def score(self, totals: Vector, count: int) -> float:
-        """Return the score of `count` samples from the sums of their statistics, (K,) float64."""
+        """Return the score of `count` samples from the sums of their statistics, a float64 vector (K,)."""
 
     def read(self, batch: Any) -> tuple[Any, Any]:
-        """Return inputs and targets of a batch: of a pair, or of a dictionary with usual keys ("image", "label", ...).
+        """Return the inputs and targets of a batch: a pair, or a dictionary with usual keys ("image", "label", ...).
 
-        A tensor alone is its own target.
+        A single tensor is its own target.
         """
         return read_batch(batch)
 
     def outputs(self, raw: Any) -> Any:
-        """Return what `loss` and `statistics` take of what the network gives; by default its only tensor."""
+        """Convert the network's raw output to the `outputs` of `loss` and `statistics`; by default its only tensor."""
         return main_output(raw)
 
-    # Not abstract: a task that accepts every target needs none.
+    # Not abstract, because a task that accepts every target does not need it.
     def check(self, outputs: Any, targets: Any, where: str) -> None:  # noqa: B027
-        """Raise InputError where `targets` do not fit `outputs`: a wrong shape, a label outside the classes.
+        """Raise InputError if `targets` do not match `outputs`: a wrong shape, or a label outside the classes.
 
         Args:
-            outputs: Outputs for a batch of the same inputs.
+            outputs: Outputs of the network for a batch.
             targets: Targets of the batch, or of more samples.
             where: Name of the data, for the message.
         """
 
     def figures(self, totals: Vector, count: int) -> dict[str, float]:
-        """Return everything worth reporting of a finished run, by name; by default the score."""
+        """Return all figures to report for a finished run, by name; by default the score alone."""
         return {self.metric.name: self.score(totals, count)}
 
     def score_rows(self, statistics: Rows) -> float:
-        """Return the score of (K, N) statistics; by default that of their totals."""
+        """Return the score for the statistics (K, N) of N samples; by default the score of their totals."""
         return self.score(totals_of(statistics), statistics.shape[1])
 
     def figures_rows(self, statistics: Rows) -> dict[str, float]:
-        """Return everything worth reporting of (K, N) statistics; by default that of their totals."""
+        """Return all figures to report for the statistics (K, N) of N samples; by default those of their totals."""
         return self.figures(totals_of(statistics), statistics.shape[1])
 
     def bound(self, net: nn.Module) -> Task:
@@ -94,21 +96,21 @@ class Task(ABC):
         return self
 
     def objective(self, net: nn.Module) -> nn.Module | None:
-        """Return a module that gives the loss of inputs and targets, where `loss` of outputs is not enough.
+        """Return a module that computes the loss from inputs and targets, or None to minimise `loss` of the outputs.
 
-        It contains `net`, so that several processes sum all gradients. None: `loss` is what is minimised.
+        The module must contain `net`, so that the gradients of several processes are summed.
         """
         return None
 
     def contributions(self, statistics: Rows) -> Vector:
-        """Return (N,) contributions of samples to the score, from (K, N) statistics; their mean is the score."""
+        """Return each sample's contribution (N,) to the score from the statistics (K, N); their mean is the score."""
         return contributions(self.score, statistics)
 
     def interval(self, statistics: Rows) -> Interval | None:
-        """Return the 95 % interval of the score of (K, N) statistics."""
+        """Return the 95 % interval of the score for the statistics (K, N); None if there are too few samples."""
         return jackknife_interval(self.score, statistics)
 
     def settings(self) -> dict[str, Any]:
-        """Return what identifies the task in a run's folder: its name and its plain attributes."""
+        """Return the name and plain attributes of the task, which identify it in the folder of a run."""
         plain = {key: value for key, value in vars(self).items() if isinstance(value, bool | int | float | str | None)}
         return {"name": self.name, **plain}
