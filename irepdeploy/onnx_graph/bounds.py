@@ -1,7 +1,7 @@
-"""Bounds of an ONNX model: a small file can stand for more than any computer holds.
+"""Bounds of an ONNX model, because a small file can describe more than any computer can hold.
 
-Shape inference, the checker and ONNX Runtime write functions out where they are called, and everything that reads a
-constant allocates the shape that it claims. Both are counted here before any of that happens.
+Shape inference, the checker and ONNX Runtime expand functions where they are called, and every reader of a constant
+allocates the shape that the constant declares. Both are counted here in advance.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["check_bounds", "check_constants", "check_external", "check_sizes"]
 
 _MOST_NODES = 1 << 20
 _LONGEST_CALL = 50
-# More than the bytes of a file can hold, whatever its element type.
+# Lower bound on the bits of an element of any type.
 _FEWEST_BITS = 2
-# Of one element of any other type, such as a complex number.
+# Bytes of one element of any other type, such as a complex number.
 _MOST_BYTES = 16
-# The input that says how large the result is; a whole number of pixels, repeats or elements.
+# The input that determines the size of the result, as an integer number of pixels, repeats or elements.
 _SIZED = {"ConstantOfShape": 0, "Expand": 1, "OneHot": 1, "Pad": 1, "Range": 1, "Resize": 3, "Tile": 1, "TopK": 1}
 _NUMBERS = {onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
 _LARGEST_SIZE, _MOST_SIZES = 1 << 24, 64
@@ -34,7 +34,7 @@ _Function = tuple[str, str, str]
 
 
 def check_bounds(model: onnx.ModelProto, label: str) -> None:
-    """Refuse functions that call themselves, and a model of more than a million nodes once they are written out."""
+    """Raise ModelError for functions that call themselves, or more than a million nodes with functions expanded."""
     functions = {(item.domain, item.name, getattr(item, "overload", "")): item for item in model.functions}
     counts: dict[_Function, int] = {}
 
@@ -54,7 +54,7 @@ def check_bounds(model: onnx.ModelProto, label: str) -> None:
             counts[key] = count(_every_node(functions[key].node), (*callers, key))
         return counts[key]
 
-    # Functions that nothing calls are checked too: shape inference follows them.
+    # Functions that are never called are checked too, because shape inference processes them.
     total = sum(count(graph.node, ()) if functions else len(graph.node) for graph in graphs_of(model))
     for key in functions:
         total = max(total, count_of(key, ()))
@@ -65,7 +65,7 @@ def check_bounds(model: onnx.ModelProto, label: str) -> None:
 
 
 def check_constants(model: onnx.ModelProto, label: str) -> None:
-    """Refuse constants whose stored numbers are fewer or more than their shape says; those in other files pass."""
+    """Raise ModelError if a constant stores more or fewer numbers than its shape has; skip those in other files."""
     for tensor in tensors_of(model):
         if _is_external(tensor):
             continue
@@ -76,18 +76,18 @@ def check_constants(model: onnx.ModelProto, label: str) -> None:
 
 
 def check_external(model: onnx.ModelProto, folder: str, label: str) -> None:
-    """Refuse constants in other files that take more bytes there than their shape says, or all together than memory.
+    """Check the sizes of constants that are stored in other files.
 
     Raises:
-        ModelError: A file has more bytes for a constant than the constant.
-        RunError: They do not fit the memory of this machine.
-        ValueError: The place of a constant is none.
+        ModelError: A file stores more bytes for a constant than its shape needs.
+        RunError: The constants do not fit into the memory of this machine.
+        ValueError: The location of a constant is not valid.
     """
     total, root = 0, os.path.realpath(folder)
     for tensor in filter(_is_external, tensors_of(model)):
         info = onnx.external_data_helper.ExternalDataInfo(tensor)
         file = os.path.join(root, os.path.normpath(info.location))
-        # onnx itself refuses links, other folders and what is no file.
+        # onnx itself refuses links, other folders, and anything that is not a file.
         if os.path.isabs(info.location) or os.path.realpath(file) != file or not os.path.isfile(file):
             continue
         size = os.stat(file).st_size - (info.offset or 0) if info.length is None else info.length
@@ -99,7 +99,7 @@ def check_external(model: onnx.ModelProto, folder: str, label: str) -> None:
 
 
 def check_sizes(model: onnx.ModelProto, label: str) -> None:
-    """Refuse operators whose constants ask for a dimension that shape inference would write out number by number."""
+    """Raise ModelError if a constant requests a dimension too large for shape inference, which lists every number."""
     for graph in graphs_of(model):
         constants = constants_of(graph)
         for node in graph.node:
@@ -136,7 +136,7 @@ def _every_node(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
             yield from graph.node
 
 
-# Field and bytes of an element, for the types that are stored one by one.
+# Field and bytes of an element, for types whose elements are stored individually.
 _STORED: dict[int, tuple[str, int]] = {
     kind: (onnx.helper.tensor_dtype_to_field(kind), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
     for kind in (

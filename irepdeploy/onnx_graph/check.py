@@ -1,4 +1,4 @@
-"""Check that an ONNX model is sound enough for shape inference and rewriting."""
+"""Check that an ONNX model is valid enough for shape inference and rewriting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from irepdeploy.onnx_graph.proto import captured_by, graphs_of, opset_of, subgra
 
 __all__ = ["check_attributes", "check_graph", "check_model"]
 
-# Since this opset Add and Mul broadcast, and BatchNormalization has no mode attribute.
+# Since this opset, Add and Mul broadcast, and BatchNormalization has no mode attribute.
 _OLDEST = 7
 _POSITIVE = {"dilations", "group", "kernel_shape", "num_outputs", "strides"}
 _SIZES = {*_POSITIVE, "axis", "axes", "pads", "perm", "split"}
@@ -19,7 +19,7 @@ _LARGEST = 1 << 20
 
 
 def check_model(model: onnx.ModelProto, label: str | None = None) -> None:
-    """Refuse a model that is older than opset 7."""
+    """Raise ModelError for a model that is older than opset 7."""
     opset = opset_of(model)
     if 0 < opset < _OLDEST:
         hint = "convert it: onnx.version_converter.convert_version(model, 13)"
@@ -27,7 +27,10 @@ def check_model(model: onnx.ModelProto, label: str | None = None) -> None:
 
 
 def check_graph(model: onnx.ModelProto, label: str | None = None) -> None:
-    """Refuse a graph in which a tensor has no origin, or several; its nodes are in order if any order exists."""
+    """Raise ModelError for a graph in which a tensor has no origin, or several.
+
+    The nodes must already be sorted, if that is possible.
+    """
     graph = model.graph
     stored = [tensor.name for tensor in graph.initializer] + [item.values.name for item in graph.sparse_initializer]
     for what, names in (("input", [value.name for value in graph.input]), ("initializer", stored)):
@@ -54,7 +57,7 @@ def check_graph(model: onnx.ModelProto, label: str | None = None) -> None:
 
 
 def check_attributes(model: onnx.ModelProto, label: str | None = None) -> None:
-    """Refuse attributes that shape inference would divide by or that ask it for millions of outputs."""
+    """Raise ModelError for attributes by which shape inference would divide, or that request millions of outputs."""
     inner = (graph for function in model.functions for node in function.node for graph in subgraphs_of(node))
     bodies = (*graphs_of(model), *model.functions, *inner)
     for node in (node for body in bodies for node in body.node):

@@ -26,11 +26,11 @@ from irepdeploy.onnx_graph.written import fits_one_file
 
 __all__ = ["converted"]
 
-# Since this IR version weights need not be inputs; the converter adds some that are not.
+# Since this IR version, weights need not be inputs; the converter adds some that are not.
 _FREE_WEIGHTS = 4
-# Resize had no modes before, and Upsample never had.
+# Before this opset, Resize had no modes; Upsample never had any.
 _RESIZE_MODES = 11
-# Before, Hardmax went over all axes from its own on, and since over this one.
+# Before this opset, Hardmax covered all axes from its own on; since then it covers only this axis.
 _ONE_AXIS = 13
 _OWN = ("", "ai.onnx")
 
@@ -43,9 +43,16 @@ def converted(
     operators: Collection[str] | None = None,
     reduce_inputs: bool = True,
 ) -> onnx.ModelProto:
-    """Return a copy of a model in another opset, in the operators and forms that a target takes; see `lowered`.
+    """Return a copy of a model in another opset, with the operators and forms that a target supports.
 
-    Whether it still computes the same is for the caller to check: the converter is wrong for some operators.
+    The caller must check that the result computes the same values, because the converter is wrong for some operators.
+
+    Args:
+        model: The model; it is not changed.
+        opset: Opset of the result.
+        label: Name of the model in error messages.
+        operators: Operators that the target supports; see `lowered`.
+        reduce_inputs: Whether reductions may have their axes as an input.
 
     Raises:
         ModelError: An operator cannot be converted.
@@ -65,7 +72,7 @@ def converted(
         _declare_outputs(result)
         if fits_one_file(result):
             onnx.checker.check_model(result)
-    # The converter raises RuntimeError, also for what its own checks find, and ConvertError for names it does not know.
+    # The converter raises RuntimeError, even for faults that its own checks find, and ConvertError for unknown names.
     except (
         RuntimeError,
         ValueError,
@@ -81,7 +88,7 @@ def converted(
 
 
 def _declare_outputs(model: onnx.ModelProto) -> None:
-    """Give outputs without a shape that of their operators, in place: the checker wants one."""
+    """Set missing shapes of outputs to the inferred ones, in place, because the checker requires them."""
     lacking = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
     known = {value.name: value for value in inferred_graph(model, data_prop=True).output} if lacking else {}
     for value in lacking:
@@ -105,7 +112,7 @@ def _hint(given: int, opset: int) -> str:
 
 
 def _prepare(source: onnx.ModelProto, given: int, opset: int, label: str | None) -> None:
-    """Write what the converter takes for something else in another way, in place."""
+    """Rewrite operators that the converter misinterprets, in place."""
     for node in nodes_of(source):
         _drop_defaults(node)
     rules = {"Resize": _split_scales} if given < _RESIZE_MODES <= opset else {}
@@ -126,14 +133,14 @@ def _keep(at: Site) -> None:
 
 
 def _flatten(at: Site) -> None:
-    """Let a Hardmax go over all axes from its own on, in one axis; the converter knows that of Softmax alone."""
+    """Flatten all axes of a Hardmax from its own on into one; the converter does this only for Softmax."""
     (data,), axis = at.node.input, attribute_of(at.node, "axis", 1)
     if axis == -1:
         return
     shape = at.known_shape(0)
     rank = len(shape)
     if axis % rank == rank - 1:
-        # It had another default.
+        # The default of the attribute was different.
         set_attribute(at.node, "axis", axis)
         return
     back = at.emit("Shape", [data], "shape") if None in shape[1:] else at.constant([-1, *shape[1:]], "shape")
@@ -142,7 +149,7 @@ def _flatten(at: Site) -> None:
 
 
 def _split_scales(at: Site) -> None:
-    """Make a map larger and smaller in two steps: newer operators round the same way along all axes."""
+    """Enlarge and shrink a map in two steps, because newer operators round in the same way along all axes."""
     scales = at.value(at.given(1))
     if attribute_of(at.node, "mode", b"nearest") != b"nearest" or scales is None:
         return
@@ -154,20 +161,20 @@ def _split_scales(at: Site) -> None:
 
 
 def _drop_defaults(node: onnx.NodeProto) -> None:
-    """Remove an attribute at its default, which older operators do not have and the converter leaves in place."""
+    """Remove an attribute at its default that older operators lack and that the converter does not remove."""
     for index in reversed(range(len(node.attribute))):
         if node.attribute[index].name == "noop_with_empty_axes" and not node.attribute[index].i:
             del node.attribute[index]
 
 
 def _keep_resize_modes(model: onnx.ModelProto) -> None:
-    """Write out what Resize and Upsample did before they had these attributes; the converter leaves the defaults."""
+    """Set the attributes of Resize to its behaviour before they existed; the converter leaves the new defaults."""
     constants = {name: tensor for graph in graphs_of(model) for name, tensor in constants_of(graph).items()}
     for node in nodes_of(model):
         if node.op_type == "Resize" and node.domain in _OWN:
             written = {item.name for item in node.attribute}
             scales = constants.get(node.input[2]) if len(node.input) > 2 else None
-            # ONNX Runtime's Resize of opset 10 rounds up where it makes a map smaller.
+            # In opset 10, ONNX Runtime's Resize rounds up when it shrinks a map.
             smaller = scales is not None and (onnx.numpy_helper.to_array(scales) < 1).any()
             nearest = "ceil" if smaller else "floor"
             for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", nearest)):
@@ -176,5 +183,5 @@ def _keep_resize_modes(model: onnx.ModelProto) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return the message without the place in the converter's source."""
+    """Return the message without the location in the source of the converter."""
     return re.sub(r"^\S+:\d+: \w+: Assertion `.*?` failed: ", "", first_line(error))

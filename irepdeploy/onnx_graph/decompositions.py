@@ -1,7 +1,7 @@
-"""Operators that newer opsets added, in terms of older ones: one function each, in the table `DECOMPOSITIONS`.
+"""Operators of newer opsets in terms of older ones, with one function each in the table `DECOMPOSITIONS`.
 
-ONNX's own function bodies compute with shapes at run time, which parsers of engines refuse; these use the shapes that
-are known.
+ONNX's own function bodies compute with shapes at run time, which the parsers of engines refuse; these functions use the
+known shapes instead.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _axes(at: Site) -> list[int]:
 
 
 def _in_full(at: Site, name: str) -> tuple[str, int]:
-    """Return a tensor in the type that a normalisation computes in, and its own type."""
+    """Return a tensor in the type in which a normalisation is computed, and its original type."""
     kind = at.kind(name)
     if kind in _HALVES and attribute_of(at.node, "stash_type", 1) == onnx.TensorProto.FLOAT:
         return at.emit("Cast", [name], "full", to=onnx.TensorProto.FLOAT), kind
@@ -69,7 +69,7 @@ def _group_normalization(at: Site) -> None:
     groups, kind = attribute_of(at.node, "num_groups", 1), at.kind(data)
     shape = at.known_shape(0)
     rows = at.emit("Reshape", [data, at.constant([0, groups, -1], "rows.shape")], "rows")
-    # Up to opset 20 scale and bias belong to groups, then to channels.
+    # Up to opset 20, scale and bias are per group; since then they are per channel.
     of_groups = at.shape(scale) == (groups,) and (shape[1] != groups)
     unit = [scale, bias]
     if not of_groups:

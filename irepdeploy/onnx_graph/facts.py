@@ -1,4 +1,4 @@
-"""Facts of an ONNX file: nodes by operator, parameters, and MACs as far as its shapes are known."""
+"""Facts about an ONNX file: nodes by operator, parameters, and MACs as far as its shapes are known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 Shape = list[int | str]
 
 _COUNTED = ("Conv", "Gemm", "MatMul")
-# These multiply and accumulate too, but are not counted here.
+# Operators that also multiply and accumulate, but are not counted here.
 _NOT_COUNTED = {
     "Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop", "MatMulInteger",
     "QLinearConv", "QLinearMatMul", "RNN", "Scan",
@@ -34,7 +34,7 @@ _NO_PARAMETERS = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProt
 
 
 class ConvShape(NamedTuple):
-    """Sizes of a convolution; "?" where the file does not tell one."""
+    """Sizes of a convolution, with "?" for each that the file does not contain."""
 
     in_channels: int | str
     out_channels: int | str
@@ -49,10 +49,13 @@ class OnnxLayer:
     """A node with weights.
 
     Attributes:
-        params: elements of its weights; those that an earlier layer shares are not counted again.
-        macs: of one input; None if its shapes are not known.
-        weights: kernel and bias of a Conv, in float32 or float64; empty if they have no elements or are not floats
-            stored in the file.
+        name: Name of the node, or of its first output.
+        operator: Operator type.
+        params: Number of elements of its weights, without those shared with an earlier layer.
+        macs: MACs of one input, or None if its shapes are unknown.
+        conv: Sizes of a Conv, or None for other operators.
+        weights: Kernel and bias of a Conv in float32 or float64; empty if they have no elements or are not stored in
+            the file as floats.
     """
 
     name: str
@@ -65,12 +68,20 @@ class OnnxLayer:
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """Facts of an ONNX file.
+    """Facts about an ONNX file.
 
     Attributes:
-        inputs, outputs: shape by name; a dynamic dimension is its name as text.
-        macs: multiply-accumulates of the whole model for one input; None if the shapes of a layer are not known.
-        not_counted: operators that multiply and accumulate, or that are not ONNX's own, and are in no MACs.
+        opset: Version of ONNX's own operator set.
+        ir_version: IR version.
+        producer: Name and version of the program that wrote the file.
+        metadata: The ``metadata_props``.
+        inputs: Shape of each input; a dynamic size is given by its name, or "?".
+        outputs: Shape of each output.
+        operators: Number of nodes of each type.
+        layers: Nodes with weights.
+        params: Number of parameters.
+        macs: Multiply-accumulates of the whole model for one input, or None if the shapes of a layer are unknown.
+        not_counted: Operators that multiply and accumulate, or that are not ONNX's own, and are not included in MACs.
     """
 
     opset: int
@@ -87,7 +98,16 @@ class OnnxFacts:
 
 
 def read_onnx(path: str | os.PathLike[str], sizes: Mapping[str, Sequence[int | None]] | None = None) -> OnnxFacts:
-    """Read the facts of an ONNX file, with `sizes` for dimensions that its inputs leave free; None leaves them so."""
+    """Read the facts about an ONNX file.
+
+    Args:
+        path: The file.
+        sizes: Sizes of inputs to use in place of free ones, with None for sizes that remain free.
+
+    Raises:
+        InputError: The file is missing.
+        ModelError: The file is not an ONNX model, or is damaged.
+    """
     model = open_model(path)
     for value in model.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, (sizes or {}).get(value.name, ()), strict=False):
@@ -140,7 +160,7 @@ def _shapes(model: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -
 
 
 def _parameters(tensor: onnx.TensorProto) -> int:
-    # A scalar is a setting, such as the limit of a clip; a whole number is a shape.
+    # A scalar is a setting, such as the limit of a clip, and integers are shapes.
     return 0 if tensor.data_type in _NO_PARAMETERS or not tensor.dims else math.prod(tensor.dims)
 
 
@@ -148,7 +168,7 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], batch: int | str) -
     out, weights = shapes.get(node.output[0]), shapes.get(node.input[1])
     if not out or not weights:
         return None
-    # The products that each output sums up, without the bias.
+    # The products that are summed in each output, without the bias.
     if node.op_type == "Conv":
         terms = weights[1:]
     elif node.op_type == "Gemm":
@@ -161,7 +181,7 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape], batch: int | str) -
 
 
 def _of_one(sizes: Shape, batch: int | str) -> Shape:
-    """Return the sizes without the batch: the axis that has its name, wherever it is, else a first one of its size."""
+    """Return the sizes without the batch, which is the axis with its name, else the first axis if it has its size."""
     named = isinstance(batch, str) and batch != "?" and batch in sizes
     place = sizes.index(batch) if named else 0
     return sizes[:place] + sizes[place + 1 :] if sizes[place] == batch else sizes

@@ -1,6 +1,6 @@
-"""Operator forms that some target refuses or misreads: one check each, by name.
+"""Checks for operator forms that some targets refuse or misread, by name.
 
-A target lists the forms that its files must not contain (`Target.forbidden`). A check yields its findings as text.
+A target lists the forms that its files must not contain (`Target.forbidden`). Each check yields its findings as text.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from irepdeploy.onnx_graph.view import View
 
 __all__ = ["FORMS"]
 
-# Inputs that say how a tensor is shaped.
+# Inputs that determine a shape.
 _SHAPING = {"Pad": slice(1, 4), "Slice": slice(3, 4), "Squeeze": slice(1, None), "Unsqueeze": slice(1, None)}
 
 
 def _reduce_axes(view: View) -> Iterator[str]:
-    # The parsers of TensorRT 8.5 and 8.6 never read that input, and reduce over every dimension.
+    # The parsers of TensorRT 8.5 and 8.6 ignore this input and reduce over every dimension.
     for node in view.nodes:
         if node.op_type.startswith("Reduce") and len(node.input) > 1:
             yield f"{node.name}: {node.op_type} with its axes as an input"
@@ -64,7 +64,7 @@ def _int32_bias(view: View) -> Iterator[str]:
 
 def _uint8_quantised(view: View) -> Iterator[str]:
     for node in view.nodes:
-        # Without a zero point QuantizeLinear gives uint8.
+        # Without a zero point, QuantizeLinear returns uint8.
         if node.op_type == "QuantizeLinear":
             zero = view.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
             if zero is None or zero.data_type == onnx.TensorProto.UINT8:

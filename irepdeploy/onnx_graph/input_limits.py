@@ -1,4 +1,4 @@
-"""Whole numbers that the inputs of a model take, where its graph shows them: token ids, classes, sample rates."""
+"""Limits of integer inputs (token IDs, classes, sample rates), as far as the graph of a model reveals them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WHOLE = {
     onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64,
     onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64,
 }  # fmt: skip
-# These hand the numbers of their first input on.
+# Operators that pass the numbers of their first input on.
 _PASSED = {
     "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
     "Transpose", "Unsqueeze",
@@ -21,10 +21,11 @@ _PASSED = {
 
 
 def input_limits(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
-    """Return the smallest and largest number for each input of whole numbers that reads a table or is compared.
+    """Return the smallest and largest value of each integer input that is an index or is compared with constants.
 
-    Indices of Gather and of OneHot are within the table's size, less what is added to them before. A number that is
-    only compared with constants gets one of them: other values lead where no real input leads.
+    Indices of Gather and OneHot must lie within the size of the table, minus any constant that was added to them. An
+    input that is only compared with constants is limited to one of them, since other values would take a path that no
+    real input takes.
     """
     view = View(model)
     found = {}
@@ -40,7 +41,7 @@ def _limits(view: View, name: str) -> tuple[int, int] | None:
     sizes: list[int] = []
     compared: list[int] = []
     least = 0
-    # What is added to the input on the way to each tensor.
+    # Each tensor to visit, with the constant that was added to the input on the way.
     waiting, seen = [(name, 0)], {name}
     while waiting:
         current, offset = waiting.pop()
@@ -61,13 +62,13 @@ def _limits(view: View, name: str) -> tuple[int, int] | None:
                 waiting += [(output, offset + added) for output in following]
                 seen.update(following)
     if sizes:
-        # An index is not negative, so none fits if more is added than the table holds.
+        # Indices are not negative, so none is valid if the added constant exceeds the size of the table.
         return (least, min(sizes) - 1) if least < min(sizes) else None
     return (compared[0], compared[0]) if compared else None
 
 
 def _added(view: View, node: onnx.NodeProto, places: list[int]) -> int | None:
-    """Return what a node adds to the numbers that it hands on; None if it does anything else with them."""
+    """Return the constant that a node adds to the numbers it passes on, or None if it does anything else."""
     if node.op_type in _PASSED and 0 in places:
         return 0
     if node.op_type == "Add" or (node.op_type == "Sub" and places == [0]):
@@ -77,7 +78,7 @@ def _added(view: View, node: onnx.NodeProto, places: list[int]) -> int | None:
 
 
 def _size(view: View, node: onnx.NodeProto) -> list[int]:
-    """Return the length of the constant that a node picks from, along its axis."""
+    """Return the length, along the axis of a node, of the constant from which it selects."""
     table = view.constants.get(node.input[0])
     if table is None:
         table = _quantised(view, node.input[0])
@@ -86,7 +87,7 @@ def _size(view: View, node: onnx.NodeProto) -> list[int]:
 
 
 def _quantised(view: View, name: str) -> onnx.TensorProto | None:
-    """Return the stored table behind a cast or a dequantisation."""
+    """Return the stored table that a cast or a dequantisation reads."""
     producer = view.producers.get(name)
     if producer is None or producer.op_type not in ("Cast", "DequantizeLinear", "Identity"):
         return None
@@ -94,6 +95,6 @@ def _quantised(view: View, name: str) -> onnx.TensorProto | None:
 
 
 def _value(view: View, name: str) -> list[int]:
-    """Return a constant of one number as a list, or nothing."""
+    """Return a constant of one number as a list, or an empty list."""
     found = view.value(name)
     return [int(found.reshape(-1)[0])] if found is not None and found.size == 1 else []

@@ -1,7 +1,8 @@
-"""Lower an ONNX model to an earlier opset and to the operators and forms that a target takes.
+"""Lower an ONNX model to an earlier opset and to the operators and forms that a target supports.
 
-onnx's version converter has no way back for several operators that torch's exporter writes, Pad and Split among them.
-Here every operator whose schema is another one in the earlier opset is rewritten node by node, or refused by name.
+onnx's version converter cannot convert several operators that torch's exporter writes, such as Pad and Split, to
+earlier opsets. Here every operator with a different schema in the earlier opset is rewritten node by node, or refused
+by name.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from irepdeploy.onnx_graph.site import Site, drop_attributes, set_attribute
 
 __all__ = ["OLDEST", "lowered", "rewrite", "without_deprecated"]
 
-# The operators that were changed before are not known here.
+# Changes of operators before this opset are not supported here.
 OLDEST = 13
 _OWN = ("", "ai.onnx")
 _PAD_WRAPS, _CHANNEL_SCALES, _GRID_MODES = 19, 21, 20
-# The result of a pass may hold operators that need another one.
+# The result of a pass may contain operators that need another pass.
 _PASSES = 4
 
 
@@ -36,17 +37,17 @@ def lowered(
     reduce_inputs: bool = True,
     label: str | None = None,
 ) -> onnx.ModelProto:
-    """Return a model, changed in place, in an opset from 13 on that is not above its own.
+    """Return a model, changed in place, in an opset from 13 up to its own.
 
-    Whether it still computes the same is for the caller to check.
+    The caller must check that the result computes the same values.
 
     Args:
-        model: A model whose functions of its own are written out.
+        model: A model without functions of its own.
         opset: Opset of the result.
-        operators: Operators that the target has; others are written in terms of these where that is possible, and are
-            left as they are where it is not. None: all of the opset.
+        operators: Operators that the target supports. Other operators are expressed in terms of these if possible, and
+            kept otherwise. None allows all operators of the opset.
         reduce_inputs: Whether reductions may have their axes as an input.
-        label: Name of the model in messages.
+        label: Name of the model in error messages.
 
     Raises:
         ModelError: An operator cannot be written in that opset.
@@ -57,7 +58,7 @@ def lowered(
         own = wanted & DECOMPOSITIONS.keys()
         if own:
             rewrite(result, Site(result, given, label), functools.partial(_decompose, names=own))
-        # ONNX's own function bodies, of what is left.
+        # The remaining operators are replaced by ONNX's own function bodies.
         others = sorted(name for name in wanted - own if _has_body(name, given))
         if others:
             result = onnx.inliner.inline_selected_functions(
@@ -75,7 +76,7 @@ def lowered(
 
 
 def _is_new(node: onnx.NodeProto, given: int, opset: int, operators: Collection[str] | None) -> bool:
-    """Return whether the target lacks an operator, or has another one of this name."""
+    """Return whether the target lacks an operator, or has a different operator of this name."""
     if node.domain not in _OWN or not onnx.defs.has(node.op_type, given, ""):
         return False
     if not onnx.defs.has(node.op_type, opset, "") or (operators is not None and node.op_type not in operators):
@@ -89,9 +90,9 @@ def _has_body(name: str, opset: int) -> bool:
 
 
 def without_deprecated(model: onnx.ModelProto, label: str | None = None) -> int:
-    """Write GroupNormalization of opsets 18 to 20 as other operators, in place, and return how many there were.
+    """Replace GroupNormalization of opsets 18 to 20 by other operators, in place, and return how many there were.
 
-    ONNX deprecated it in the opset that brought it: the checker refuses it, and shape inference does not know it.
+    ONNX deprecated this version of the operator: the checker refuses it, and shape inference does not support it.
     """
     name, given = "GroupNormalization", opset_of(model)
     count = sum(node.op_type == name and node.domain in _OWN for node in nodes_of(model))
@@ -102,7 +103,7 @@ def without_deprecated(model: onnx.ModelProto, label: str | None = None) -> int:
 
 
 def rewrite(model: onnx.ModelProto, at: Site, rule: Callable[[Site], None]) -> None:
-    """Apply a rule to every node of ONNX's own domain, those of inner graphs first."""
+    """Apply a rule to every node of ONNX's own domain, starting with those of inner graphs."""
     for graph in reversed(list(graphs_of(model))):
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
@@ -121,7 +122,7 @@ def _decompose(at: Site, names: Collection[str]) -> None:
 
 
 class _Rules:
-    """The forms of operators in an earlier opset."""
+    """Rules that rewrite nodes to their forms in an earlier opset."""
 
     def __init__(self, given: int, opset: int, reduce_inputs: bool) -> None:
         self._given, self._opset, self._reduce_inputs = given, opset, reduce_inputs
@@ -146,7 +147,7 @@ class _Rules:
         return int(onnx.defs.get_schema(node.op_type, opset, "").since_version)
 
     def _fit(self, at: Site) -> None:
-        """Remove what the earlier operator does not have, which must be at its default."""
+        """Remove attributes and inputs that the earlier operator lacks, which must have their defaults."""
         node = at.node
         old = onnx.defs.get_schema(node.op_type, self._opset, "")
         new = onnx.defs.get_schema(node.op_type, self._given, "")
@@ -164,7 +165,7 @@ class _Rules:
             at.refuse(f"with an input {extra!r} cannot be written in opset {self._opset}")
 
     def _reduce(self, at: Site) -> None:
-        """Give a reduction its axes as an attribute, where its opset or its target wants that."""
+        """Convert the axes of a reduction to an attribute, if its opset or the target requires it."""
         node = at.node
         takes_attribute = "axes" in onnx.defs.get_schema(node.op_type, self._opset, "").attributes
         if self._reduce_inputs and not takes_attribute:
@@ -183,7 +184,7 @@ class _Rules:
             self._sum_as_mean(at, axes)
 
     def _sum_as_mean(self, at: Site, axes: list[int]) -> None:
-        """Write a sum, whose axes are an input from opset 13 on, as a mean times a count."""
+        """Write a sum, whose axes are an input since opset 13, as a mean times a count."""
         node, kind = at.node, at.kind(at.node.input[0])
         takes_attribute = "axes" in onnx.defs.get_schema("ReduceMean", self._opset, "").attributes
         if node.op_type != "ReduceSum" or kind not in _FLOATS or not takes_attribute:
@@ -197,7 +198,7 @@ class _Rules:
         at.emit("Mul", [at.emit("ReduceMean", [node.input[0]], "mean", axes=axes, keepdims=keepdims), count])
 
 
-# A reduction of one number by these is that number.
+# Reductions that return a single number unchanged.
 _PLAIN = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"}
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
@@ -205,7 +206,7 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DO
 def _is_default(value: Any, default: onnx.AttributeProto) -> bool:
     if default.type:
         return bool(value == onnx.helper.get_attribute_value(default))
-    # Without a default in the schema: nothing, or 1 along every axis.
+    # If the schema has no default, the default is 0, an empty text, or 1 along every axis.
     return value in (0, b"") or (isinstance(value, list) and all(item == 1 for item in value))
 
 
@@ -290,7 +291,7 @@ def _dequantize(at: Site, opset: int) -> None:
 
 
 def _cast(at: Site, opset: int) -> None:
-    # Both are about types that the earlier operator does not have.
+    # Both attributes concern types that the earlier operator lacks.
     drop_attributes(at.node, "saturate", "round_mode")
 
 

@@ -1,4 +1,4 @@
-"""Open ONNX models: parse them and read the weights that are stored beside them."""
+"""Open ONNX models: parse them, and read weights that are stored in other files."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ _IN_MEMORY = "ONNX model"
 
 
 def open_model(model: OnnxModel, *, weights: bool = True, ordered: bool = True) -> onnx.ModelProto:
-    """Parse an ONNX model, read its external data unless `weights` is false, and sort its nodes if `ordered`.
+    """Parse an ONNX model.
 
-    A ModelProto is returned as it is, or a copy of it if it has to be sorted.
+    Args:
+        model: A path, bytes, or a ModelProto, which is returned unchanged, or as a copy if it must be sorted.
+        weights: Whether to read external data.
+        ordered: Whether to sort the nodes.
 
     Raises:
-        InputError: the file is missing or cannot be read, or `model` is of another type.
-        ModelError: it is not an ONNX model, is damaged, or lacks its external data.
+        InputError: The file is missing or cannot be read, or `model` is of another type.
+        ModelError: The model is not an ONNX model, is damaged, or lacks its external data.
     """
     label = label_of(model)
     if isinstance(model, onnx.ModelProto):
@@ -55,9 +58,13 @@ def open_model(model: OnnxModel, *, weights: bool = True, ordered: bool = True) 
 
 
 def model_content(model: OnnxModel) -> bytes:
-    """Return a model as serialized bytes in one piece, external data included.
+    """Return a model as serialized bytes, including external data.
 
-    A file without external data is returned byte for byte.
+    A file without external data is returned unchanged.
+
+    Raises:
+        InputError: The file is missing.
+        ModelError: The model is damaged, lacks its external data, or exceeds 2 GiB.
     """
     label = label_of(model)
     if not isinstance(model, onnx.ModelProto):
@@ -72,23 +79,24 @@ def model_content(model: OnnxModel) -> bytes:
 
 
 def plain_content(path: str | os.PathLike[str]) -> bytes | None:
-    """Return the bytes of a file that holds all its weights, else None."""
+    """Return the bytes of a file that contains all its weights, or None if some are in other files."""
     content = _bytes_of(path)
     return None if b"location" in content and _is_external(_parse(content, label_of(path))) else content
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file; for an ONNX model whose weights lie beside it, one that covers them.
+    """Return the SHA-256 of a file, including the external weights of an ONNX model.
 
-    That of `model_content` up to 2 GiB; above, of the weights one by one and of the model without them.
+    For a model with external weights, it is the digest of `model_content` up to 2 GiB, and above that the digest of
+    all weights followed by the model without them.
     """
     if not os.fspath(path).lower().endswith(".onnx"):
         with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     content = read_bytes(path)
-    # The key of external data; without it nothing has to be parsed.
+    # "location" is a key of external data; without it, the file need not be parsed.
     if b"location" in content:
-        # A file that is no model, or lacks its weights, has the digest of its bytes.
+        # A file that is not a model or that lacks its weights has the digest of its bytes.
         with contextlib.suppress(ModelError):
             model = _parse(content, os.fspath(path))
             if _is_external(model):
@@ -108,7 +116,7 @@ def _digest_of_parts(model: onnx.ModelProto, path: str) -> str:
 
 
 def label_of(model: OnnxModel) -> str:
-    """Return the name of a model in messages: its path if it has one."""
+    """Return the name of a model in messages, which is its path if it has one."""
     if isinstance(model, onnx.ModelProto | bytes):
         return _IN_MEMORY
     if isinstance(model, str | os.PathLike):
@@ -136,7 +144,7 @@ def _parse(content: bytes, label: str) -> onnx.ModelProto:
 
 
 def _free_sizes(graph: onnx.GraphProto) -> None:
-    """Leave out negative sizes, by which some exporters mean free ones."""
+    """Remove negative sizes, which some exporters use for free sizes."""
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_value < 0:
@@ -144,7 +152,7 @@ def _free_sizes(graph: onnx.GraphProto) -> None:
 
 
 def _check_fields(model: onnx.ModelProto, label: str) -> None:
-    # Protobuf reads an empty file, and some texts, as a message without fields.
+    # Protobuf parses an empty file, and some texts, as a message without fields.
     missing = "graph" if not model.HasField("graph") else "opset" if not model.opset_import else None
     if missing is not None:
         raise ModelError(f"not an ONNX model: it has no {missing}", where=label, hint="export it again")
@@ -168,7 +176,7 @@ def _read_external_data(model: onnx.ModelProto, path: str) -> None:
 
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[str]:
-    """Return the folder of the weights, and name the model in the errors of reading them."""
+    """Yield the folder of the weights, and name the model in errors of reading them."""
     try:
         yield os.path.dirname(os.path.abspath(path))
     # onnx raises RuntimeError for a name that the file system refuses.

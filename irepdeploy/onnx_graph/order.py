@@ -1,4 +1,4 @@
-"""Order of the nodes of an ONNX model: each after those whose results it reads."""
+"""Order of the nodes of an ONNX model, in which each node comes after those whose results it reads."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["is_sorted", "sort_nodes"]
 
 
 def is_sorted(model: onnx.ModelProto) -> bool:
-    """Return whether the nodes of every graph and function are in order, or in none that could be found."""
+    """Return whether the nodes of every graph and function are sorted or cannot be sorted."""
     return all(_order(body.node) is None for body in _bodies(model))
 
 
 def sort_nodes(model: onnx.ModelProto) -> bool:
-    """Sort the nodes of every graph and function in place, moving as few as possible; return whether any moved.
+    """Sort the nodes of every graph and function in place, and return whether any node moved.
 
-    ONNX requires this order, but ONNX Runtime does not, and widely used converters append nodes at the end. Nodes that
-    form a cycle stay where they are.
+    ONNX requires sorted nodes, but ONNX Runtime does not, and widely used converters append nodes at the end. The
+    original order is preserved where possible, and graphs with a cycle are not changed.
     """
     moved = False
     for body in _bodies(model):
@@ -36,13 +36,13 @@ def sort_nodes(model: onnx.ModelProto) -> bool:
 
 
 def _bodies(model: onnx.ModelProto) -> Iterator[Any]:
-    # Outer ones first: sorting one copies the subgraphs of its nodes.
+    # Outer graphs come first, because sorting a graph copies the subgraphs of its nodes.
     yield from model.functions
     yield from graphs_of(model)
 
 
 def _order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
-    """Return the indices in order; None if the nodes are in order, or in none that could be found."""
+    """Return the sorted indices, or None if the nodes are already sorted or cannot be sorted."""
     if _in_order(nodes):
         return None
     producers: dict[str, int] = {}
@@ -69,7 +69,7 @@ def _order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
 
 
 def _in_order(nodes: Sequence[onnx.NodeProto]) -> bool:
-    """Return whether no node reads what it or a later one computes."""
+    """Return whether no node reads a tensor that it or a later node computes."""
     known, awaited = set[str](), set[str]()
     for node in nodes:
         awaited |= _reads(node) - known
@@ -80,7 +80,7 @@ def _in_order(nodes: Sequence[onnx.NodeProto]) -> bool:
 
 
 def _reads(node: Any) -> set[str]:
-    """Return the tensors that a node and its subgraphs read, those of the subgraphs themselves included."""
+    """Return the tensors that a node and its subgraphs read, including those computed in the subgraphs."""
     found = set(node.input)
     for graph in subgraphs_of(node):
         for inner in graph.node:

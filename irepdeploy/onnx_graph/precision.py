@@ -1,4 +1,4 @@
-"""Precision of an ONNX model: one answer for the desk and for the board."""
+"""Precision of an ONNX model, determined in the same way on the desktop and on the board."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES: dict[int, str] = {
 }
 _QUANTIZED = {
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QuantizeLinear",
-    # Contributed by ONNX Runtime, whose other quantized operators begin with QLinear as ONNX's own do.
+    # Operators of ONNX Runtime; its other quantized operators begin with QLinear, as ONNX's own do.
     "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention", "QGemm",
 }  # fmt: skip
 
@@ -27,9 +27,9 @@ _QUANTIZED = {
 def precision_of(model: onnx.ModelProto) -> str:
     """Return "int8", "fp16", "bf16", "fp32" or "fp64".
 
-    A model with quantized operators, in subgraphs and functions too, is int8. Any other has the type in which most of
-    its parameters are stored: single scalars and layers that were kept in another type do not decide. A model without
-    floating parameters has the type of its first floating input; if it has none, it is fp32.
+    A model with quantized operators, including those in subgraphs and functions, is int8. Any other model has the type
+    in which most of its parameters are stored, so that single scalars or layers in another type do not matter. A model
+    without floating-point parameters has the type of its first floating-point input, or fp32 if it has none.
     """
     if any(node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") for node in nodes_of(model)):
         return "int8"

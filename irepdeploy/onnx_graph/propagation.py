@@ -1,7 +1,7 @@
-"""Bounds of data propagation, by which ONNX's shape inference follows the values of shapes through operators.
+"""Bounds of data propagation, with which ONNX's shape inference follows the values of shapes through operators.
 
-It writes out every number of a tensor of one dimension, however long that is: two numbers and a product make a
-terabyte.
+It stores every number of a one-dimensional tensor, regardless of its length, so that a product of two numbers can
+result in a terabyte.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from irepdeploy.onnx_graph.proto import constants_of, opset_of, subgraphs_of
 
 __all__ = ["without_long_values"]
 
-# Elements: longer than any list of sizes.
+# Number of elements that no list of sizes exceeds.
 _LONG = 1 << 14
 _LARGE = 1 << 24
-# The first input that says how large the result is.
+# The first input that determines the size of the result.
 _SIZED = {
     "CenterCropPad": 1, "Col2Im": 1, "ConstantOfShape": 0, "Expand": 1, "MaxUnpool": 2, "OneHot": 1, "Pad": 1,
     "Range": 0, "Resize": 2, "Tile": 1, "TopK": 1, "Upsample": 1,
@@ -25,9 +25,9 @@ _SIZED = {
 
 
 def without_long_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return the model without operators that would propagate a long value: their results are inputs of the graph.
+    """Return the model without operators that would propagate long values; their results become inputs of the graph.
 
-    None if values cannot be followed within bounds: long ones may reach subgraphs or functions.
+    The result is None if long values may reach subgraphs or functions, where they cannot be bounded.
     """
     try:
         plain = onnx.shape_inference.infer_shapes(model).graph
@@ -45,14 +45,14 @@ def without_long_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
             if long or any(each.op_type in _SIZED for body in bodies for each in body.node):
                 return None
             continue
-        # Its rank is at most a few numbers.
+        # The result has only a few numbers.
         if node.op_type in ("Shape", "Size"):
             continue
         read = long.intersection(node.input) if long else long
         if read and _propagates(node, model):
             cut.append(index)
         if read or _grows(node, types, constants):
-            # Known lengths are in `long` already.
+            # Outputs of known length are already in `long` if they are long.
             long.update(name for name in node.output if name and _length(types.get(name)) < 0)
     if not cut:
         return model
@@ -66,7 +66,7 @@ def without_long_values(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def _length(value: onnx.ValueInfoProto | None) -> int:
-    """Return the length of a tensor of one dimension, 0 for those of other ranks, -1 if it is not known."""
+    """Return the length of a one-dimensional tensor, 0 for any other rank, or -1 if it is unknown."""
     if value is None or not value.type.tensor_type.HasField("shape"):
         return -1
     dims = value.type.tensor_type.shape.dim

@@ -1,4 +1,4 @@
-"""Read ONNX protobufs: nodes, subgraphs, constants, attributes and names."""
+"""Access the nodes, subgraphs, constants, attributes and names of ONNX protobufs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = [
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX's own operator set that the model imports; 0 if it imports none."""
+    """Return the version of ONNX's own operator set that the model imports, or 0 if it imports none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def graphs_of(model: onnx.ModelProto | onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield the main graph and all subgraphs, outer ones first."""
+    """Yield the main graph and all subgraphs, starting with the outer ones."""
     graph = model.graph if isinstance(model, onnx.ModelProto) else model
     yield graph
     for node in graph.node:
@@ -28,12 +28,12 @@ def graphs_of(model: onnx.ModelProto | onnx.GraphProto) -> Iterator[onnx.GraphPr
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose own functions are written out; the same object if it has none."""
+    """Return a model with its own functions inlined, or the same object if it has none."""
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
 def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the bodies of If, Loop and Scan, and those nested in them."""
+    """Yield the bodies of an If, Loop or Scan, including nested ones."""
     for item in node.attribute:
         for graph in (*([item.g] if item.HasField("g") else []), *item.graphs):
             yield from graphs_of(graph)
@@ -53,7 +53,7 @@ def captured_by(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node, those of subgraphs and functions included."""
+    """Yield every node, including those of subgraphs and functions."""
     yield from _nodes(model, graphs_of(model))
 
 
@@ -68,7 +68,7 @@ def _nodes(model: onnx.ModelProto, graphs: Iterable[onnx.GraphProto]) -> Iterato
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor that is stored in the model: initializers and attributes, those of subgraphs included."""
+    """Yield every tensor that is stored in the model, as an initializer or attribute, including subgraphs."""
     graphs = list(graphs_of(model))
     for graph in graphs:
         yield from graph.initializer
@@ -80,13 +80,13 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs that are not initializers, which old files list among them."""
+    """Return the inputs without initializers, which old files list among the inputs."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
 
 
 def drop_weight_inputs(graph: onnx.GraphProto) -> int:
-    """Remove the inputs that are initializers too, in place, and return their number: they become plain constants."""
+    """Remove the inputs that are also initializers, in place, and return their number; they become plain constants."""
     free, count = inputs_of(graph), len(graph.input)
     if len(free) < count:
         del graph.input[:]
@@ -95,7 +95,7 @@ def drop_weight_inputs(graph: onnx.GraphProto) -> int:
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return initializers and the tensors of Constant nodes by name, without those of subgraphs."""
+    """Return the initializers and the tensors of Constant nodes by name, without those of subgraphs."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
@@ -104,7 +104,7 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def attribute_of(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Return the value of a node's attribute, text as bytes, or `default` if the node does not have it."""
+    """Return the value of a node's attribute, with text as bytes, or `default` if the node lacks it."""
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
@@ -119,14 +119,14 @@ def distinct_name(name: str, taken: set[str]) -> str:
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node of the main graph a name of its own, in place: layers are told apart by them."""
+    """Give every node of the main graph a unique name, in place, since layers are distinguished by name."""
     taken: set[str] = set()
     for node in model.graph.node:
         node.name = distinct_name(node.name or node.op_type, taken)
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the initializers that nothing reads, in place."""
+    """Remove unused initializers, in place."""
     read = {name for inner in graphs_of(graph) for node in inner.node for name in node.input}
     read.update(value.name for value in graph.output)
     for index in reversed(range(len(graph.initializer))):

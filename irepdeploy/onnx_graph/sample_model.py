@@ -1,4 +1,4 @@
-"""A small network as an ONNX file, for checks of machines."""
+"""A small network as an ONNX file, for checking machines."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ __all__ = ["sample_model"]
 
 _CHANNELS = (3, 16, 16, 16)
 _SIZE, _CLASSES = 32, 10
-# What TensorRT 8.5 takes.
+# Versions that TensorRT 8.5 supports.
 _OPSET, _IR_VERSION = 13, 8
 
 
 def sample_model() -> bytes:
-    """Return three 3x3 convolutions with ReLU, pooling and a classifier, (1, 3, 32, 32) to (1, 10), in float32.
+    """Return a float32 network of three 3x3 convolutions with ReLU, pooling and a classifier.
 
-    The weights are seeded, and keep activations near 1. A DLA can run all but the end of it.
+    It maps (1, 3, 32, 32) to (1, 10). The weights are seeded and keep activations near 1. A DLA can run all but the
+    last part of the network.
     """
     rng = np.random.default_rng(0)
     weights, nodes, last = [], [], "input"

@@ -1,4 +1,4 @@
-"""Infer the shapes of a model's tensors, without its weights."""
+"""Infer the shapes of the tensors of a model, without its weights."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ __all__ = ["Shape", "Shapes", "infer_shapes", "inferred_graph", "tensor_types"]
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | None, ...]
 
-# Stands for a dynamic height or width; more than the windows of a region reach.
+# Nominal value of a dynamic height or width, larger than the reach of the windows of a region.
 _NOMINAL = 224
-# Elements. Inference must see tensors that may hold sizes; larger ones are only declared, since it copies them.
+# Number of elements. Inference must see tensors that may contain sizes; larger ones are only declared, because
+# inference copies its input.
 _SMALL = 1024
 
 
 @dataclass
 class Shapes:
-    """Sizes and element types by tensor, read from what was inferred when they are asked for.
+    """Sizes and element types of tensors, which are read from the inferred types on demand.
 
     Attributes:
-        inferred: types by tensor; with free sizes as they are.
-        numbered: types by tensor, inferred with a number in place of each free size; None if only batches are free.
-        known: sizes and element types of constants.
+        inferred: Inferred types by tensor, with free sizes.
+        numbered: Types by tensor, inferred with a number in place of each free size. None if only batches are free.
+        known: Sizes and element types of constants.
     """
 
     inferred: Mapping[str, onnx.ValueInfoProto] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Shapes:
     _exact: dict[str, Shape | None] = field(default_factory=dict)
 
     def exact(self, name: str) -> Shape | None:
-        """Return the sizes of a tensor, None for each that is free; None if the rank is unknown."""
+        """Return the sizes of a tensor, with None for each free one, or None if the rank is unknown."""
         if name in self.known:
             return self.known[name][0]
         if name not in self._exact:
@@ -48,7 +49,7 @@ class Shapes:
         return self._exact[name]
 
     def nominal(self, name: str) -> tuple[int, ...] | None:
-        """Return the sizes of a tensor with a number in place of each free one; None if any is unknown."""
+        """Return the sizes of a tensor with a number in place of each free one, or None if any is unknown."""
         if self.numbered is not None:
             sizes = _sizes(self.numbered.get(name))
         elif sizes := self.exact(name):
@@ -56,7 +57,7 @@ class Shapes:
         return tuple(size for size in sizes if size is not None) if sizes and None not in sizes else None
 
     def type(self, name: str) -> int:
-        """Return the element type of a tensor, 0 if it is unknown."""
+        """Return the element type of a tensor, or 0 if it is unknown."""
         if name in self.known:
             return self.known[name][1]
         return self.inferred[name].type.tensor_type.elem_type if name in self.inferred else 0
@@ -70,9 +71,15 @@ def _sizes(value: onnx.ValueInfoProto | None) -> Shape | None:
 
 
 def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: Iterable[int]) -> Shapes:
-    """Infer shapes while folding: operators at the indices `skipped` have been computed, with the results `values`."""
+    """Infer shapes while folding.
+
+    Args:
+        model: The model; it is not changed.
+        values: Results of operators that were folded.
+        skipped: Indices of these operators.
+    """
     skeleton = _skeleton(model, values, set(skipped))
-    # Declared before folding and rewriting.
+    # These were declared before folding and rewriting, and may be outdated.
     del skeleton.graph.value_info[:]
     shapes = Shapes(_inferred(skeleton))
     shapes.known.update((tensor.name, (tuple(tensor.dims), tensor.data_type)) for tensor in model.graph.initializer)
@@ -93,16 +100,18 @@ def infer_shapes(model: onnx.ModelProto, values: Mapping[str, Array], skipped: I
 
 
 def inferred_graph(model: onnx.ModelProto, *, strict: bool = False, data_prop: bool = False) -> onnx.GraphProto:
-    """Return the graph with inferred shapes, its large initializers declared as inputs.
+    """Return the graph with inferred shapes, in which large initializers are declared as inputs.
 
-    If inference fails, a `strict` call raises ModelError; otherwise the shapes are those that the model declares.
-    `data_prop` follows the values of shapes through operators.
+    Args:
+        model: The model; it is not changed.
+        strict: Raise ModelError if inference fails. Otherwise the shapes are those that the model declares.
+        data_prop: Follow the values of shapes through operators.
     """
     return _infer(_skeleton(model, {}, set()), strict=strict, data_prop=data_prop)
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Return type and shape, as far as they can be inferred, of every tensor that is not an initializer."""
+    """Return the inferred type and shape of every tensor that is not an initializer."""
     weights = {tensor.name for tensor in model.graph.initializer}
     graph = inferred_graph(model)
     values = (*graph.input, *graph.value_info, *graph.output)
@@ -133,7 +142,7 @@ def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array], skipped: set[
     )
     graph = skeleton.graph
     graph.name = model.graph.name or "graph"
-    # Since IR version 4 an initializer that is an input too is only its default.
+    # Since IR version 4, an initializer of an input is only a default value.
     given = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
     fixed = [item for item in model.graph.initializer if item.name not in given]
     constants = {item.name for item in fixed} | set(values)

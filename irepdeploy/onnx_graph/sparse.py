@@ -1,4 +1,4 @@
-"""Sparse initializers of ONNX files, which few tools read, as dense ones."""
+"""Convert sparse initializers of ONNX files, which few tools support, to dense ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_dense(model: onnx.ModelProto, label: str) -> int:
                 values, indices = map(onnx.numpy_helper.to_array, (sparse.values, sparse.indices))
                 check_memory(math.prod(shape) * values.itemsize, f"the dense form of {name!r}", label)
                 dense = np.zeros(shape, values.dtype)
-                # Places in the flattened tensor, or one index for each axis.
+                # Indices are positions in the flattened tensor, or one index per axis.
                 dense[np.unravel_index(indices, shape) if indices.ndim == 1 else tuple(indices.T)] = values
             except (IndexError, TypeError, ValueError) as error:
                 what = f"damaged: the sparse initializer {name!r} cannot be read: {one_line(error)}"

@@ -1,7 +1,7 @@
-"""Digest of the structure of an ONNX model: all that it computes, except for values of weights and names.
+"""Digest of the structure of an ONNX model: everything that it computes, except for weights and names.
 
-Two models with the same digest have the same operators with the same attributes, connected in the same way, on weights
-of the same shapes and types, for inputs of the same shapes and types: a runtime does the same work for either.
+Two models with the same digest have the same operators with the same attributes, connected in the same way, with
+weights and inputs of the same shapes and types, so that a runtime does the same work for both.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ["structure_digest"]
 
 _COMMUTATIVE = {"Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"}
 _PASSED = {"Dropout", "Identity"}
-# Constants of these are not weights: they define what is computed. So do integers and scalars, except in quantised
-# networks, where they are weights like any other.
+# Constants of these operators are not weights, but define what is computed. So do integers and scalars, except in
+# quantised networks, where they are weights like any other.
 _SHAPING = {"Clip", "Pad", "Range", "Resize", "Upsample"}
 _WHOLE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 _QUANTISING = {"DequantizeLinear", "QuantizeLinear"}
-# Attributes whose default repeats this number for each axis.
+# Attributes whose default is this number for each axis.
 _DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One input of a node: output `place` of `vertex`; `detail` describes a constant as this reader uses it."""
+    """One input of a node, which is output `place` of `vertex`; `detail` describes a constant for this reader."""
 
     vertex: _Vertex
     place: int
@@ -52,17 +52,22 @@ class _Vertex:
 
 
 def structure_digest(model: OnnxModel) -> str:
-    """Return the digest of a model's structure: 64 hexadecimal digits.
+    """Return the digest of a model's structure as 64 hexadecimal digits.
 
-    It does not depend on values of weights, names, the order of nodes in the file, nodes that no output needs or that
-    pass their input through, attributes written out at their defaults, whether constants are nodes, the order of the
-    operands of commutative operators, versions, and metadata. It depends on everything else: the order of inputs and
-    outputs, types and shapes of inputs (a dynamic dimension is dynamic, whatever its name), and whether two nodes read
-    one weight or two. Integers, scalars, and constants that shape a result (bounds, paddings, scales of a resize)
-    count with their values; in subgraphs and functions, names count.
+    The digest does not depend on weights, names, the order of nodes in the file, nodes that no output needs or that
+    only pass on their input, attributes with their default values, whether constants are nodes, the order of operands
+    of commutative operators, versions, and metadata. It depends on everything else: the order of inputs and outputs,
+    types and shapes of inputs (all names of dynamic dimensions are equivalent), and whether two nodes read the same
+    weight. Integers, scalars, and constants that determine a result (bounds, paddings, scales of a resize) are included
+    with their values; in subgraphs and functions, names are included too.
 
-    Different models never share a digest. Equal ones may differ in one case: if operands that differ only in their
-    weights are swapped, and another node reads one of them too.
+    Models with different structures never have the same digest. Models with the same structure may have different ones
+    in a single case: if operands that differ only in their weights are swapped, and another node also reads one of
+    them.
+
+    Raises:
+        ModelError: The model has no outputs, a tensor has no producer, or a constant that is included with its value is
+            stored in another file.
     """
     opened = open_model(model, weights=False)
     graph = opened.graph
@@ -84,7 +89,7 @@ def structure_digest(model: OnnxModel) -> str:
 
 
 def _sources(graph: onnx.GraphProto) -> tuple[dict[str, tuple[_Vertex, int]], dict[str, onnx.TensorProto]]:
-    """Return inputs and constants as vertices by name, and the tensors of the constants."""
+    """Return the inputs and constants as vertices by name, and the tensors of the constants."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     given = {name: (_Vertex("constant", []), 0) for name in tensors}
     for sparse in graph.sparse_initializer:
@@ -141,7 +146,7 @@ def _tensor(tensor: onnx.TensorProto) -> str:
 
 
 def _attributes(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> list[tuple[str, str]]:
-    """Return name and value of the attributes that are not at their default."""
+    """Return name and value of the attributes that differ from their defaults."""
     defaults = {}
     if onnx.defs.has(node.op_type, node.domain):
         defaults = onnx.defs.get_schema(node.op_type, node.domain).attributes
@@ -153,7 +158,7 @@ def _attributes(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -
             continue
         if item.name in _DEFAULTS and all(number == _DEFAULTS[item.name] for number in value):
             continue
-        # The shape of the weights tells it.
+        # This attribute follows from the shape of the weights.
         if item.name == "kernel_shape" and len(node.input) > 1 and node.input[1] in tensors:
             continue
         found.append((item.name, _text(value)))

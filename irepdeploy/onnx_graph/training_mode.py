@@ -1,4 +1,4 @@
-"""Training mode in ONNX files: BatchNormalization by the statistics of each batch, Dropout that draws."""
+"""Training mode in ONNX files: BatchNormalization with batch statistics, and Dropout that drops elements."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from irepdeploy.onnx_graph.proto import attribute_of, constants_of, graphs_of, n
 
 __all__ = ["made_inference", "training_nodes"]
 
-# Since these opsets the mode is an attribute or an input; before, further outputs told it.
+# Since these opsets, the mode is an attribute or an input; before, additional outputs indicated it.
 _BN_ATTRIBUTE, _DROPOUT_INPUT = 14, 12
 _OWN = ("", "ai.onnx")
 
 
 def training_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the nodes that are in training mode, those of subgraphs included."""
+    """Return the nodes that are in training mode, including those of subgraphs."""
     constants = {name: tensor for graph in graphs_of(model) for name, tensor in constants_of(graph).items()}
     return [node for node in nodes_of(model) if node.domain in _OWN and _trains(node, opset_of(model), constants)]
 
 
 def made_inference(model: onnx.ModelProto, label: str) -> str:
-    """Change a model into its inference form, in place, and say what was changed; "" if nothing is in training mode.
+    """Convert a model to its inference form, in place.
 
-    BatchNormalization then uses the running statistics that the file holds, and Dropout returns its input.
+    BatchNormalization then uses the running statistics in the file, and Dropout returns its input.
+
+    Returns:
+        A description of what was changed, or "" if nothing is in training mode.
 
     Raises:
-        ModelError: Something reads what only training computes: running statistics or the mask of a Dropout.
+        ModelError: The model uses running statistics or the mask of a Dropout, which only training computes.
     """
     nodes = training_nodes(model)
     read = {name for node in nodes_of(model) for name in node.input}
@@ -61,6 +64,6 @@ def _trains(node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.Tenso
         return any(node.output[1:])
     if node.op_type != "Dropout" or opset < _DROPOUT_INPUT or len(node.input) < 3 or not node.input[2]:
         return False
-    # A mode that is fed or computed is the caller's.
+    # A mode that is an input or is computed is up to the caller.
     mode = constants.get(node.input[2])
     return mode is not None and bool(onnx.numpy_helper.to_array(mode).any())

@@ -1,4 +1,4 @@
-"""View of an ONNX model: its nodes, constants, and who produces and reads each tensor."""
+"""View of an ONNX model: its nodes, its constants, and the producer and the readers of each tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ __all__ = ["View"]
 
 
 class View:
-    """Index of a model, subgraphs included: the producer and the readers of each tensor by name."""
+    """Index of a model, including subgraphs.
+
+    Attributes:
+        model: The model.
+        graphs: All graphs, starting with the outer ones.
+        nodes: All nodes.
+        producers: The node that computes each tensor.
+        readers: The nodes that read each tensor.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -36,12 +44,12 @@ class View:
         return opset_of(self.model)
 
     def fixed(self, name: str) -> bool:
-        """Return whether a tensor is a constant, or an input that is omitted."""
+        """Return whether a tensor is a constant or an omitted input."""
         producer = self.producers.get(name)
         return not name or name in self.constants or (producer is not None and producer.op_type == "Constant")
 
     def value(self, name: str) -> np.ndarray | None:
-        """Return a constant as an array; None if it is not a constant or is stored in another file."""
+        """Return a constant as an array, or None if it is not a constant or is stored in another file."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None

@@ -1,4 +1,4 @@
-"""Write ONNX models: in one file, or with their weights beside it, as above 2 GiB they must be."""
+"""Write ONNX models in one file, or with their weights in a second file, which is necessary above 2 GiB."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from irepdeploy.onnx_graph.proto import graphs_of, tensors_of
 
 __all__ = ["data_file", "fits_one_file", "serialized", "write_model"]
 
-# Left for everything but weights.
+# Bytes reserved for everything except weights.
 _MARGIN = 16 << 20
-# Bytes: constants below may be sizes, which shape inference reads; offsets are multiples of the other.
+# In bytes. Constants smaller than the first stay in the model, since they may be sizes, which shape inference reads;
+# offsets are multiples of the second.
 _SMALL, _ALIGNED = 1024, 64
 
 
 def data_file(path: Path) -> Path:
-    """Return the file beside an ONNX file that holds its weights if they are outside."""
+    """Return the path of the file that contains the external weights of an ONNX file."""
     return path.with_name(f"{path.name}.data")
 
 
 def fits_one_file(model: onnx.ModelProto) -> bool:
-    """Return whether a model with its weights is below 2 GiB, the limit of protobuf."""
+    """Return whether a model with its weights is smaller than 2 GiB, the limit of protobuf."""
     return sum(map(_bytes_of, tensors_of(model))) < MODEL - _MARGIN
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
-    """Serialize a model deterministically; raise ModelError if it exceeds 2 GiB."""
+    """Serialize a model deterministically, or raise ModelError if it exceeds 2 GiB."""
     try:
         return model.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
@@ -42,17 +43,22 @@ def serialized(model: onnx.ModelProto) -> bytes:
 
 
 def write_model(model: onnx.ModelProto, path: Path, *, external: bool = False) -> tuple[Path, ...]:
-    """Write a model, with its weights in a `data_file` if `external` or above 2 GiB, and return its files.
+    """Write a model and return its files.
 
-    The model itself stays as it is.
+    Args:
+        model: The model; it is the same afterwards.
+        path: The file to write.
+        external: Write the weights to a `data_file`, which always happens above 2 GiB.
 
     Raises:
-        InputError: The path is not UTF-8, and the weights go beside the model.
+        InputError: The path is not UTF-8, and the weights are written to a second file.
+        OutputError: A file cannot be written.
+        RunError: The disk is full.
     """
     if not external and fits_one_file(model):
         return (write_bytes(path, serialized(model)),)
     if any("\udc80" <= letter <= "\udcff" for letter in str(path)):
-        # onnx opens weights beside a file by a path in UTF-8 only.
+        # onnx can open external weights only by a path in UTF-8.
         hint = "name another folder with --out"
         raise InputError("expected a path in UTF-8 for a model with its weights beside it", where=path, hint=hint)
     data = data_file(path)
@@ -79,7 +85,7 @@ def write_model(model: onnx.ModelProto, path: Path, *, external: bool = False) -
 
 
 def _move(tensor: onnx.TensorProto, offset: int, location: str) -> None:
-    """Describe the place of a tensor in a file, its numbers as raw data."""
+    """Convert a tensor to raw data, and set its location in a file."""
     if not tensor.HasField("raw_data"):
         tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
     length = len(tensor.raw_data)

@@ -1,4 +1,4 @@
-"""Files of JSON lines, appended to and read line by line: a bad line does not affect the others."""
+"""Append to and read files of JSON lines, in which a bad line does not affect the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True)
 class Lines(Generic[_T]):
-    """Values of a file of JSON lines, by line number from 1; `faults` are the lines that could not be read."""
+    """Content of a file of JSON lines.
+
+    Attributes:
+        values: Values by line number, counted from 1.
+        faults: Errors by line number, for lines that could not be read.
+    """
 
     values: dict[int, _T] = field(default_factory=dict)
     faults: dict[int, InputError] = field(default_factory=dict)
@@ -36,13 +41,13 @@ class Lines(Generic[_T]):
 def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     """Append `value` as one line of JSON with its check, and flush it to the disk.
 
-    The lines before it are not looked at, but a torn last line of a killed writer is removed first, and one that lacks
-    only its newline gets it: otherwise both lines would be damaged. If the disk is full, the part of this line that was
-    written is removed.
+    Earlier lines are not read, but a torn last line of a killed writer is removed first, and a missing newline is
+    added, since otherwise both lines would be damaged. If the disk is full, the part of this line that was written is
+    removed again.
 
     Raises:
-        RunError: If the disk is full.
-        OutputError: If the path cannot be written.
+        RunError: The disk is full.
+        OutputError: The path cannot be written.
     """
     path = Path(path)
     line = _line_of(value)
@@ -65,7 +70,7 @@ def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
 
 
 def begin_lines(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
-    """Replace a file, if there is one, by one with `value` as its only line, atomically."""
+    """Create or replace a file with `value` as its only line, atomically."""
     write_bytes(path, _line_of(value))
 
 
@@ -74,7 +79,7 @@ def _line_of(value: Mapping[str, Any]) -> bytes:
 
 
 def _open_to_append(path: Path) -> io.FileIO:
-    """Open a regular file, created if missing; opening a pipe, or reading a device, would never end."""
+    """Open or create a regular file, and refuse anything else: opening a pipe or reading a device may never end."""
     if path.exists() and not path.is_file():
         raise OutputError("cannot write: not a regular file", where=path, hint="choose another place with --out")
     return open(path, "ab", buffering=0)
@@ -91,19 +96,20 @@ def read_lines(
 ) -> Lines[_T]:
     """Read a file of JSON lines.
 
-    A line that is not JSON, or that `parse` refuses, is named in a note and omitted, as are a torn last line and exact
+    A line that is not JSON or that `parse` refuses is omitted and named in a note, as are a torn last line and exact
     copies of earlier lines.
 
     Args:
         path: The file.
-        parse: Converts the JSON value of a line; also gets the place, such as ``a.jsonl, line 3``, for its errors.
-        what: The kind of file, for errors; `of` is that of a line.
-        of: See `what`.
+        parse: Function that converts the JSON value of a line. Its second argument is the place of the line, such as
+            ``a.jsonl, line 3``, for error messages.
+        what: Kind of the file, for error messages.
+        of: Kind of a line, for error messages.
         strict: Raise the first fault instead of omitting its line.
-        note: Receives the notes.
+        note: Function that receives the notes.
 
     Raises:
-        InputError: The file cannot be read, or none of its lines.
+        InputError: The file cannot be read, or none of its lines can.
     """
     content = read_bytes(path, what, JOURNAL)
     whole = content[: _whole_length(content)]
@@ -162,7 +168,7 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def _whole_length(content: bytes) -> int:
-    """Return the length without a torn last line: one without a newline that is the beginning of an object."""
+    """Return the length without a torn last line, which is the beginning of an object without a newline."""
     kept, newline, last = content.rpartition(b"\n")
     if not last.startswith(b"{"):
         return len(content)

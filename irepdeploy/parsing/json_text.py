@@ -1,8 +1,8 @@
-"""JSON, parsed strictly, and the check that our own JSON carries against damage.
+"""Strict parsing of JSON, and the check that protects JSON written by irepdeploy against damage.
 
-The check is the beginning of the SHA-256 of the object's canonical JSON, in a field of its own, since a flipped bit
-often leaves a valid number behind. It survives another order of keys and other spaces. Files of earlier versions have
-none and are read without it.
+The check is a separate field with the beginning of the SHA-256 of the object's canonical JSON; it is needed because a
+flipped bit often leaves a valid number. It does not depend on the order of keys or on white space. Files of earlier
+versions have no check and are read without it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class JsonError(ValueError):
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON in UTF-8; repeated keys, NaN and numbers beyond 64 bits are refused.
+    """Parse JSON in UTF-8.
 
     Raises:
-        JsonError: The text is not such JSON.
+        JsonError: The text is not JSON, or contains a repeated key, NaN, infinity or a number beyond 64 bits.
     """
     try:
         return json.loads(
@@ -51,18 +51,20 @@ def parse_json(content: bytes) -> Any:
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the object with its check."""
+    """Return a copy of the object with its check."""
     return {**value, _CHECK: _check_of(json.loads(json.dumps(value, allow_nan=False)))}
 
 
 def unsealed(value: Any, known: Collection[str] | None = None) -> Any:
     """Verify the check of parsed JSON and return the value without it.
 
-    An object without a check is from an earlier version. If `known` is given, the fields of those versions, any other
-    field counts as damage, perhaps of the check itself.
+    Args:
+        value: The JSON value.
+        known: Fields of earlier versions, whose files have no check. In an object without a check, any other field
+            counts as damage, since it may be a damaged check. By default all fields are accepted.
 
     Raises:
-        JsonError: The value has changed since it was written.
+        JsonError: The value was changed after it was written.
     """
     if not isinstance(value, dict):
         return value

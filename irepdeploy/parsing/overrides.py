@@ -1,4 +1,4 @@
-"""Overrides ``key=value`` of a nested mapping, with dotted names, on a command line and in named sets."""
+"""Overrides ``key=value`` of a nested mapping with dotted keys, from the command line or from named sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ _SIZE_KEYS = tuple(f"data.options.{size}" for size in _SIZES)
 
 
 def pair(override: str) -> Override:
-    """Split ``key=value``; the value is YAML."""
+    """Split ``key=value`` and parse the value as YAML.
+
+    Raises:
+        RecipeError: The text does not have this form.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"{override!r} is not key=value", hint="for example search.population=8")
@@ -31,7 +35,11 @@ def pair(override: str) -> Override:
 
 
 def scale_of(scales: Any, name: Any) -> list[Override]:
-    """Return the overrides of the scale of this name."""
+    """Return the overrides of the scale called `name`.
+
+    Raises:
+        RecipeError: There is no such scale.
+    """
     known = {str(key): value for key, value in scales.items()} if isinstance(scales, dict) else {}
     chosen = known.get(str(name))
     if not isinstance(chosen, dict):
@@ -55,7 +63,16 @@ def put(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def full_key(key: str, known: Sequence[str], free: tuple[str, ...]) -> str:
-    """Return the dotted key that `key` means: one that is known, the end of a single one, or one below `free`."""
+    """Return the full dotted key for `key`.
+
+    Args:
+        key: A known key, a key that starts with a prefix in `free`, or the last part of exactly one known key.
+        known: All known keys.
+        free: Prefixes of keys that are not checked.
+
+    Raises:
+        RecipeError: The key is unknown or ambiguous.
+    """
     if key in known or key.startswith(free):
         return key
     ends = [full for full in known if full.endswith(f".{key}")]
@@ -75,10 +92,10 @@ def copied(value: Any) -> Any:
 
 
 def giving_way(content: dict[str, Any], scale: list[Override], single: list[Override]) -> list[Override]:
-    """Return the overrides of a scale without those about a network or data that the line replaces by its own.
+    """Return the overrides of a scale, without those of a network or data that the command line replaces.
 
-    Sizes of the sets stay: `scale=smoke data.root=DIR` is a small run on real data. What the recipe says of the network
-    or data that is replaced is dropped, too.
+    Sizes of the sets are kept, so that `scale=smoke data.root=DIR` is a small run on real data. The recipe's own
+    settings of the replaced network or data are removed from `content` as well.
     """
     line = {key for key, _ in single}
     for section, chosen in (("net", "factory"), ("data", "factory"), ("net", "name"), ("data", "name")):

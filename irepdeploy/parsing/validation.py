@@ -1,4 +1,4 @@
-"""Validate values against a schema, and describe pydantic's faults in a few words each."""
+"""Validate values against a schema, and describe the faults found by pydantic briefly."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
 
 
 def validated(kind: type[_T], value: object, what: str, *, where: object, hint: str | None = None) -> _T:
-    """Return `value`, parsed JSON, as an instance of the pydantic model or dataclass `kind`.
+    """Convert parsed JSON to an instance of a pydantic model or dataclass.
 
-    `what` is its name in the error, with an article.
+    Args:
+        kind: The class.
+        value: The parsed JSON.
+        what: Name of the object in the error, with an article.
+        where: The file or place that the error names.
+        hint: The fix that the error suggests.
+
+    Raises:
+        InputError: The value does not fit the class.
     """
     try:
         found: _T = _adapter(kind).validate_python(value)
@@ -39,9 +47,12 @@ def validated(kind: type[_T], value: object, what: str, *, where: object, hint: 
 
 
 def faults_of(error: ValidationError, known: Sequence[str] = (), *, values_only: bool = False) -> list[str]:
-    """Describe each fault as ``key: expected X, got Y``; `known` are the dotted keys that an unknown one may mean.
+    """Describe each fault as ``key: expected X, got Y``.
 
-    With `values_only` those of single values, not of what is missing or does not go together.
+    Args:
+        error: The faults.
+        known: Dotted keys to suggest for an unknown key.
+        values_only: Include only faults of single values, without missing keys and inconsistent values.
     """
     return [
         _fault(each, known)
@@ -65,7 +76,7 @@ def _fault(fault: Any, known: Sequence[str]) -> str:
 
 
 def _meant(field: str, known: Sequence[str]) -> str:
-    """Return which known keys an unknown one may mean, from its own section on: those that end in its name first."""
+    """Return a suggestion of known keys in the same section for an unknown key, first those that end in its name."""
     section, _, name = field.rpartition(".")
     inside = [key.removeprefix(f"{section}.") for key in known if key.startswith(f"{section}.")] if section else known
     near = [key for key in inside if key.endswith(f".{name}")]
@@ -81,7 +92,7 @@ def _shown(value: object) -> str:
 
 
 def _adapter(kind: type[_T]) -> TypeAdapter[_T]:
-    # Creating one takes longer than using it.
+    # Adapters are cached because creating one takes longer than using it.
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]

@@ -1,6 +1,6 @@
-"""YAML, parsed strictly: no repeated keys, and no values that YAML 1.1 turns into something else.
+"""Strict parsing of YAML, without repeated keys and without the surprising conversions of YAML 1.1.
 
-Plain values are those of YAML 1.2: ``no``, ``12:30``, ``2026-01-02`` and ``010`` are text, ``1e-4`` is a number.
+Plain values follow YAML 1.2: ``no``, ``12:30``, ``2026-01-02`` and ``010`` are text, and ``1e-4`` is a number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 __all__ = ["YamlError", "parse_yaml"]
 
 _MOST_VALUES = 10_000
-# A recipe has a few kB; PyYAML takes seconds for a megabyte.
+# A recipe has a few kB, and PyYAML takes seconds for a megabyte.
 _MOST_BYTES = 1 << 18
 # PyYAML takes seconds for thousands of open brackets.
 _DEEPEST = 100
@@ -34,7 +34,12 @@ _PLAIN = {
 
 
 class YamlError(ValueError):
-    """Text is not YAML, or is ambiguous; `line` counts from 1 and is None if the fault has no place."""
+    """Text is not YAML, or is ambiguous.
+
+    Args:
+        what: Description of the fault.
+        line: Line of the fault, counted from 1, or None if it has no place.
+    """
 
     def __init__(self, what: str, line: int | None = None) -> None:
         super().__init__(what)
@@ -42,7 +47,7 @@ class YamlError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader with the plain values of YAML 1.2; the table replaces the one of YAML 1.1."""
+    """A loader with the plain values of YAML 1.2, whose table replaces that of YAML 1.1."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the base class declares it
 
@@ -55,8 +60,8 @@ def parse_yaml(content: str | bytes) -> Any:
     """Parse one YAML document in UTF-8.
 
     Raises:
-        YamlError: It is not YAML; a key occurs twice or is not text; a tag is not one of JSON's kinds; a text has
-            control characters; or it is larger than a recipe can be, perhaps by its aliases.
+        YamlError: The content is not YAML, a key occurs twice or is not text, a value is not of a JSON type, a text
+            contains control characters, or the content is too large, possibly because of aliases.
     """
     if len(content) > _MOST_BYTES:
         raise YamlError(f"expected at most {_MOST_BYTES >> 10} KiB, got {len(content) >> 10} KiB")
@@ -93,7 +98,7 @@ _TOO_DEEP = f"nested too deeply: a recipe has at most {_DEEPEST} levels"
 
 
 def _check_depth(text: str) -> None:
-    """Check the number of brackets that are open at once; those in texts count too, as they are closed there."""
+    """Check the nesting of brackets; those inside of texts are counted too, since they are usually closed there."""
     depth = 0
     for line, each in enumerate(text.split("\n"), 1):
         for sign in re.findall(r"[\[\]{}]", each):
@@ -103,7 +108,7 @@ def _check_depth(text: str) -> None:
 
 
 def _size(node: Any, known: dict[int, float]) -> float:
-    """Return the number of values in `node` with every alias expanded; infinity if one contains itself."""
+    """Return the number of values in `node` with every alias expanded, or infinity if an alias contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf
         known[id(node)] = 1 + sum(_size(item, known) for item in _inner(node))
@@ -117,7 +122,7 @@ def _inner(node: Any) -> list[Any]:
 
 
 def _check(node: Any, seen: set[int]) -> None:
-    """Check a node and those in it, each once."""
+    """Check a node and all nodes in it, each only once."""
     if id(node) in seen:
         return
     seen.add(id(node))

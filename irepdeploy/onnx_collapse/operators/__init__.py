@@ -1,4 +1,4 @@
-"""The operators that the collapse knows: one rule each, registered by one line of `OPERATORS`."""
+"""The operators known to the collapse, with one rule each, registered by one line in `OPERATORS`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _NEVER_FOLDED = (
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scan",
 )  # fmt: skip
 
-# Those that onnx's reference implementation evaluates as ONNX Runtime does; LRN, MaxPool, LogSoftmax, Resize and others
-# it evaluates otherwise.
+# Operators that onnx's reference implementation evaluates as ONNX Runtime does. LRN, MaxPool, LogSoftmax, Resize and
+# others differ.
 _BY_REFERENCE = (
     "Acos", "Acosh", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
     "BitwiseOr", "BitwiseXor", "CastLike", "Celu", "Clip", "Compress", "Cos", "Cosh", "CumSum", "DepthToSpace", "Det",
@@ -41,7 +41,7 @@ _BY_REFERENCE = (
     "Xor",
 )  # fmt: skip
 
-# By operator type, with the domain before it ("domain::Type") if it is not one of ONNX's own.
+# Keyed by operator type, prefixed by the domain ("domain::Type") if it is not ONNX's own.
 OPERATORS: dict[str, OperatorRule] = {
     "Abs": c.Function(np.abs),
     "Add": Sum(),
@@ -110,5 +110,5 @@ _UNKNOWN = c.NeverFolded()
 
 
 def rule_of(kind: str) -> OperatorRule:
-    """Return the rule of an operator type; one that is not registered is neither linear nor folded."""
+    """Return the rule of an operator type; unregistered operators are neither linear nor folded."""
     return OPERATORS.get(kind, _UNKNOWN)

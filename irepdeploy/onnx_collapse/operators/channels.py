@@ -1,4 +1,4 @@
-"""Operators that join, cut or reorder axes: Concat, Slice, Split and Transpose."""
+"""Operators that concatenate, cut or reorder axes: Concat, Slice, Split and Transpose."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Concat", "Slice", "Split", "Transpose"]
 
 
 class Concat(OperatorRule):
-    """A concatenation of channels; linear where all parts are made of one source."""
+    """A concatenation of channels, which is linear if all parts have the same single source."""
 
     linear = True
     reads_all = True
 
     def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
-        """Check the axis only: whether the parts have one source depends on the region."""
+        """Check only the axis, since whether the parts have the same source depends on the region."""
         if not forms:
             raise Refusal("it is computed at run time")
         if operator.attributes.get("axis", 0) % 4 != 1:
@@ -103,7 +103,7 @@ class Slice(StencilRule):
         return Linear(stencils.moved(form.channels, *axes))
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Select by index; Python's slices clip as ONNX's do."""
+        """Select by index, since Python clips slices in the same way as ONNX."""
         x = inputs[0]
         starts, ends = integers(inputs, 1, attributes, "starts") or [], integers(inputs, 2, attributes, "ends") or []
         axes = integers(inputs, 3, attributes, "axes") or range(len(starts))
@@ -125,7 +125,7 @@ class Slice(StencilRule):
             size = data.shape[axis]
             start, end = (place + size if place < 0 else place for place in (start, end))
             if step < 0:
-                # Numpy counts a negative end from the other side.
+                # numpy would count a negative end from the other side.
                 cut[axis] = slice(max(min(start, size - 1), 0), end if end >= 0 else None, step)
             else:
                 cut[axis] = slice(max(start, 0), max(min(end, size), 0), step)
@@ -162,7 +162,7 @@ class Split(OperatorRule):
 
 
 class Transpose(OperatorRule):
-    """A transposition, as around a scatter; only the order of the axes is noted."""
+    """A transposition, as around a scatter; only the order of the axes is recorded."""
 
     linear = True
     moves = True

@@ -1,4 +1,4 @@
-"""Operators that are folded but never part of a region: those that compute sizes, indices and weights."""
+"""Operators that compute sizes, indices and weights; they are folded, but never part of a region."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _NUMBERS = {"value_float": "float32", "value_floats": "float32", "value_int": "i
 
 
 class Folded(OperatorRule):
-    """An operator that is folded by ``function(inputs, attributes)``."""
+    """Rule for an operator that is folded by ``function(inputs, attributes)``."""
 
     def __init__(self, function: Fold, since: int = 7) -> None:
         self.fold, self.fold_since = function, since
 
 
 class Function(Folded):
-    """An operator that is folded by ``function(*inputs)``, element by element."""
+    """Rule for an operator that is folded by ``function(*inputs)``, element by element."""
 
     per_element = True
 
@@ -40,7 +40,7 @@ class Function(Folded):
 
 
 class Variadic(Folded):
-    """An operator that is folded by applying ``function(a, b)``, element by element, from left to right."""
+    """Rule for an operator that is folded by applying ``function(a, b)`` from left to right, element by element."""
 
     per_element = True
 
@@ -49,22 +49,22 @@ class Variadic(Folded):
 
 
 class Reduction(Folded):
-    """An operator that is folded by ``function(array, axis=axes, keepdims=keepdims)``."""
+    """Rule for an operator that is folded by ``function(array, axis=axes, keepdims=keepdims)``."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         def fold(inputs: Sequence[Any], attributes: Attributes) -> Any:
             x = inputs[0]
-            # Over no axes each number is reduced alone: ReduceL1 then returns its absolute value.
+            # Over no axes, each number is reduced by itself: ReduceL1 then returns its absolute value.
             none = () if attributes.get("noop_with_empty_axes", 0) else None
             axes = _axes(inputs, attributes) or none
-            # Of integers, numpy returns wider ones or floats.
+            # For integers, numpy returns wider integers or floats.
             return np.asarray(function(x, axis=axes, keepdims=bool(attributes.get("keepdims", 1)))).astype(x.dtype)
 
         super().__init__(fold)
 
 
 class NeverFolded(OperatorRule):
-    """An operator that is unknown, draws numbers, runs other graphs, or keeps a weight small by dequantizing it."""
+    """Rule for an operator that is unknown, draws random numbers, runs subgraphs, or dequantizes a small weight."""
 
     foldable = False
 
@@ -106,13 +106,13 @@ class Cast(OperatorRule):
         return np.asarray(array.astype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"])))
 
     def fold_wide(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
-        """Keep a float that becomes another float in float64."""
+        """Keep a float in float64 if it is cast to another float type."""
         floats = inputs[0].dtype.kind == onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]).kind == "f"
         return np.asarray(inputs[0]) if floats else self.fold(inputs, attributes)
 
 
 class Gather(OperatorRule):
-    """Elements by index."""
+    """Elements selected by index."""
 
     selects = True
 
@@ -130,7 +130,7 @@ def _axes(inputs: Sequence[Any], attributes: Attributes) -> tuple[int, ...] | No
 
 
 def squeeze(inputs: Sequence[Any], attributes: Attributes) -> Array:
-    """Drop axes of size 1."""
+    """Remove axes of size 1."""
     return np.squeeze(inputs[0], axis=_axes(inputs, attributes))
 
 
@@ -140,7 +140,7 @@ def unsqueeze(inputs: Sequence[Any], attributes: Attributes) -> Array:
 
 
 def reshape(inputs: Sequence[Any], attributes: Attributes) -> Array:
-    """Reshape; 0 keeps a size unless ``allowzero`` is set."""
+    """Reshape an array; 0 keeps a size unless ``allowzero`` is set."""
     data, sizes = inputs[0], [int(size) for size in inputs[1]]
     if not attributes.get("allowzero", 0):
         sizes = [data.shape[place] if size == 0 else size for place, size in enumerate(sizes)]
@@ -148,26 +148,26 @@ def reshape(inputs: Sequence[Any], attributes: Attributes) -> Array:
 
 
 def expand(inputs: Sequence[Any], attributes: Attributes) -> Array:
-    """Broadcast to a shape."""
+    """Broadcast an array to a shape."""
     shape = np.broadcast_shapes(inputs[0].shape, tuple(int(size) for size in inputs[1]))
     return np.broadcast_to(inputs[0], shape).copy()
 
 
 def constant_of_shape(inputs: Sequence[Any], attributes: Attributes) -> Array:
-    """Fill a shape with a number."""
+    """Return an array of a shape, filled with one number."""
     value = numpy_helper.to_array(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
     return np.full(tuple(int(size) for size in inputs[0]), value.reshape(-1)[0], value.dtype)
 
 
 def number_range(inputs: Sequence[Any], attributes: Attributes) -> Array:
-    """Count from start to limit."""
+    """Return the numbers from start to limit."""
     start, limit, delta = (item.item() for item in inputs)
     count = max(math.ceil((limit - start) / delta), 0)
     return (start + np.arange(count) * delta).astype(inputs[0].dtype)
 
 
 def sigmoid(x: Array) -> Array:
-    """Return the sigmoid."""
+    """Return the sigmoid of each element."""
     return 1 / (1 + np.exp(-x))
 
 
@@ -177,7 +177,7 @@ def norm(x: Array, **options: Any) -> Array:
 
 
 def softmax(inputs: Sequence[Any], attributes: Attributes) -> Array:
-    """Normalize exponentials along an axis."""
+    """Return the softmax along an axis."""
     axis = attributes.get("axis", -1)
     shifted = np.exp(inputs[0] - inputs[0].max(axis=axis, keepdims=True))
     return shifted / shifted.sum(axis=axis, keepdims=True)

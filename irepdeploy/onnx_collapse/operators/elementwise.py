@@ -1,4 +1,4 @@
-"""Operators that add or scale: sums, factors, batch normalization, and identities."""
+"""Operators that add or scale: sums, factors, batch normalisations and identities."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Sum(OperatorRule):
 
 
 class Sum(_Sum):
-    """A sum of maps and constants: Add and Sum."""
+    """A sum of maps and constants (Add and Sum)."""
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
         return np.asarray(functools.reduce(np.add, inputs))
@@ -88,7 +88,7 @@ class Sub(_Sum):
 
 
 class _Scale(StencilRule):
-    """One factor for each channel."""
+    """A multiplication of each channel by a factor."""
 
     per_element = True
 
@@ -150,7 +150,7 @@ class Div(Mul):
 
 
 class Neg(_Scale):
-    """The negated map."""
+    """A negation of the map."""
 
     reads_all = True
 
@@ -168,14 +168,14 @@ class Neg(_Scale):
 
 
 class BatchNormalization(_Scale):
-    """A batch normalization in inference mode."""
+    """A batch normalisation in inference mode."""
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
         return per_channel(*self.scale_shift(operator, form.channels, context))
 
     @staticmethod
     def scale_shift(operator: Operator, channels: int, context: Context) -> tuple[Tensor, Tensor]:
-        """Return the factor and the addend of each channel, (C) each in float64."""
+        """Return the factor and the addend of each channel, both (C,) in float64."""
         if operator.attributes.get("training_mode", 0) or any(operator.outputs[1:]):
             raise Refusal("batch normalization in train mode")
         if operator.attributes.get("spatial", 1) != 1:
@@ -201,7 +201,7 @@ class BatchNormalization(_Scale):
 
 
 class _Copy(OperatorRule):
-    """The map as it is."""
+    """A copy of the map."""
 
     linear = True
     per_element = True
@@ -214,7 +214,7 @@ class _Copy(OperatorRule):
 
 
 class Identity(_Copy):
-    """The map as it is."""
+    """A copy of the map (Identity)."""
 
     def fold(self, inputs: Sequence[Any], attributes: Attributes) -> Array:
         return np.asarray(*inputs)
@@ -234,7 +234,7 @@ class Dropout(_Copy):
 
 
 def _plus(form: Form, constant: Array) -> Form:
-    """Add a constant (C or 1, H or 1, W or 1)."""
+    """Add a constant (C or 1, H or 1, W or 1) to a form."""
     if form.layout != CANONICAL and constant.size > 1:
         raise Refusal("its axes are transposed")
     by_position = constant.shape[1:] != (1, 1)
@@ -250,7 +250,7 @@ def _plus(form: Form, constant: Array) -> Form:
 
 
 def _constant(operator: Operator, place: int, form: Form, context: Context) -> Array:
-    """Return a constant operand as (C or 1, H or 1, W or 1)."""
+    """Return a constant operand as an array (C or 1, H or 1, W or 1)."""
     array = context.array(operator, place)
     assert array is not None
     if array.ndim > 4 or any(size != 1 for size in array.shape[: max(array.ndim - 3, 0)]):
@@ -267,8 +267,8 @@ def _constant(operator: Operator, place: int, form: Form, context: Context) -> A
 def _ends_gelu(operator: Operator, graph: Graph) -> bool:
     """Return whether a Mul is the last of ``x * (erf(x / sqrt(2)) + 1) * 0.5``.
 
-    Runtimes replace all five operators by one kernel. Merging the last one would prevent that, which costs more than a
-    multiplication saves.
+    Runtimes replace all five operators by one kernel. Merging the last one would prevent this, which costs more than
+    the multiplication that it saves.
     """
     half = next((constant for name in operator.inputs if (constant := graph.constant(name)) is not None), None)
     if operator.kind != "Mul" or half is None or half.wide.size != 1 or half.wide.item() != 0.5:
@@ -277,6 +277,6 @@ def _ends_gelu(operator: Operator, graph: Graph) -> bool:
 
 
 def _before(operators: Sequence[Operator], kind: str, graph: Graph) -> list[Operator]:
-    """Return the operators of a kind that compute the inputs of these."""
+    """Return the operators of type `kind` that compute inputs of these operators."""
     names = (name for operator in operators for name in operator.inputs)
     return [found for name in names if (found := graph.producers.get(name)) is not None and found.kind == kind]

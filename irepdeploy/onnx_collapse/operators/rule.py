@@ -1,4 +1,4 @@
-"""The base classes of operator rules: how the collapse recognises, evaluates, folds and costs one kind of operator."""
+"""Base classes of operator rules, which define how the collapse recognises, evaluates, folds and costs an operator."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ __all__ = ["Attributes", "Fold", "OperatorRule", "Refused", "StencilRule", "inte
 Attributes = Mapping[str, Any]
 Fold = Callable[[Sequence[Any], Attributes], Any]
 
-# Raised for the attributes and constants of a damaged file.
+# Errors that attributes and constants of a damaged file cause.
 _UNREADABLE = (IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
 class OperatorRule:
-    """How the collapse treats one kind of operator; this base class treats it as non-linear.
+    """Rule for one kind of operator; this base class treats operators as non-linear.
 
     A linear rule sets `linear` and implements `forms` and `evaluate`. The proof of a region compares the two, so they
-    share no code: a mistake in one shows in the other.
+    must share no code, and a mistake in one is detected by the other.
 
     Attributes:
-        linear: whether such operators can be part of a region.
-        reason: why they cannot, where a report should say so.
-        reads_all: whether every computed input is a feature map, rather than the first input alone.
-        per_element: whether an output element depends on one element of each map, so that merging enlarges no kernel.
-        moves: whether it only reorders or overwrites elements, so that what is merged with it lies behind it.
-        positional: whether it addresses absolute positions, so that proofs need whole maps and the whole batch.
-        adds_constants: whether it adds constant inputs, which may differ by position.
-        convolution: whether it counts as a convolution in costs.
-        reported_from: size of the smallest neighbouring region that reports why this operator is not part of it.
-        border_reason: why a region is not a convolution at the border because of it; follows the operator's name.
-        selects: whether each output element is one of the input, so that sizes picked from a Shape fold even where
-            other sizes are dynamic.
-        foldable: whether its output is a function of its inputs, and not there to keep a weight small.
-        fold: computes the output of constant inputs in numpy, as ``fold(inputs, attributes)``; None: use onnx's
-            reference implementation, which is slow.
-        fold_since: oldest opset whose meaning of the operator is the folded one.
+        linear: Whether such operators can be part of a region.
+        reason: Why they cannot, if a report should say so.
+        reads_all: Whether every computed input is a feature map, instead of only the first input.
+        per_element: Whether an output element depends on one element of each map, so that merging enlarges no kernel.
+        moves: Whether the operator only reorders or overwrites elements, so that it is merged with later operators.
+        positional: Whether the operator addresses absolute positions, so that proofs need whole maps and batches.
+        adds_constants: Whether the operator adds constant inputs, which may vary with the position.
+        convolution: Whether the operator counts as a convolution in costs.
+        reported_from: Size of the smallest adjacent region that reports why this operator is not part of it.
+        border_reason: Why the operator prevents a region from being a convolution at the border; follows the name of
+            the operator.
+        selects: Whether each output element is an element of the input, so that sizes selected from a Shape can be
+            folded even if other sizes are dynamic.
+        foldable: Whether the output is a function of the inputs, and the operator does not exist to keep a weight
+            small.
+        fold: Function that computes the output of constant inputs in numpy, as ``fold(inputs, attributes)``. None uses
+            onnx's reference implementation, which is slow.
+        fold_since: Oldest opset in which the operator has the folded meaning.
     """
 
     linear: bool = False
@@ -71,7 +73,7 @@ class OperatorRule:
         return [operator.inputs[0]]
 
     def obstacle(self, operator: Operator, context: Context) -> str | None:
-        """Return why the operator cannot be part of any region; None if it can, or may."""
+        """Return why the operator cannot be part of any region, or None if it may be."""
         try:
             if not self.linear:
                 return self.reason
@@ -83,11 +85,11 @@ class OperatorRule:
         return None
 
     def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
-        """Check the operator on its own, each of its maps being a source; raise Refusal if it fits no region."""
+        """Check the operator alone, with its maps as sources, and raise Refusal if it fits no region."""
         self.apply(operator, forms, context)
 
     def apply(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> dict[str, Form]:
-        """Return the forms of the outputs, given those of the maps; damaged attributes and constants are refused."""
+        """Return the forms of the outputs, given those of the maps, or raise Refusal if the operator is damaged."""
         try:
             names = self.maps(operator, context)
             if not names or any(name not in forms for name in names):
@@ -97,19 +99,24 @@ class OperatorRule:
             raise Refusal(_unreadable(error)) from error
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Compute the forms of the outputs, by name; `forms` are those of `maps`, in order.
+        """Compute the forms of the outputs by name.
+
+        Args:
+            operator: The operator.
+            forms: Forms of the inputs that `maps` returns, in order.
+            context: The graph.
 
         Raises:
-            Refusal: the operator is not linear and shift-invariant here, with the reason.
+            Refusal: The operator is not linear and shift-invariant here.
         """
         raise NotImplementedError
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor | tuple[Tensor, ...]:
-        """Run the operator in float64 by the ONNX specification.
+        """Run the operator in float64 according to the ONNX specification.
 
         Args:
-            inputs: float64 maps (N, C, H, W), and constants; None for an omitted input.
-            attributes: those of the node, and the number of its outputs as ``outputs``.
+            inputs: Float64 maps (N, C, H, W) and constants, with None for an omitted input.
+            attributes: Attributes of the node, and the number of its outputs as ``outputs``.
         """
         raise NotImplementedError
 
@@ -118,30 +125,30 @@ class OperatorRule:
         return 0
 
     def known(self, operator: Operator, graph: Graph) -> Array | None:
-        """Return the output where it is known without constant inputs."""
+        """Return the output if it is known without constant inputs, or None."""
         return None
 
     def fold_wide(self, inputs: Sequence[Any], attributes: Attributes) -> Any:
-        """Fold with every float in float64; the result is kept beside the one in the model's own types."""
+        """Fold with every float in float64; the result is kept in addition to that in the model's own types."""
         assert self.fold is not None
         return self.fold(inputs, attributes)
 
 
 class StencilRule(OperatorRule):
-    """An operator that reads one map and is one stencil and a bias."""
+    """Rule for an operator that reads one map and equals one stencil and a bias."""
 
     linear = True
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Return the operator as a stencil, with its numbers.
+        """Return the operator as a stencil with its numbers.
 
         Raises:
-            Refusal: it is not linear and shift-invariant.
+            Refusal: The operator is not linear and shift-invariant.
         """
         raise NotImplementedError
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
-        """Apply the stencil; without numbers it is computed once, since planning asks for it many times."""
+        """Apply the stencil; without numbers it is computed only once, because planning needs it many times."""
         (form,) = forms
         if context.numeric:
             linear = self.stencil(operator, form, context)
@@ -155,7 +162,7 @@ class StencilRule(OperatorRule):
 
 
 class Refused(OperatorRule):
-    """An operator that multiplies and adds like a convolution but never collapses; reports say why."""
+    """Rule for an operator that multiplies and adds like a convolution but never collapses, with the reason."""
 
     reported_from = 1
 

@@ -1,7 +1,7 @@
 """Operators that overwrite positions: ScatterElements and ScatterND with constants.
 
-Assigning to a slice in torch (``x[:, :, :1, :] = value``, as DBB writes its border) becomes these in ONNX. The
-overwritten positions must not depend on a source; then only the bias changes.
+torch's assignment to a slice (``x[:, :, :1, :] = value``, with which DBB writes its border) is exported to ONNX as one
+of these operators. If the overwritten positions do not depend on a source, only the bias changes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class _Scatter(OperatorRule):
     border_reason = "writes a border that is not what a bias would be there"
 
     def indices(self, operator: Operator, indices: Array) -> tuple[Array, ...]:
-        """Return numpy's index of the overwritten elements."""
+        """Return the numpy index of the overwritten elements."""
         raise NotImplementedError
 
     def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
-        """Check for constants only: which positions depend on a source is decided by the region."""
+        """Check only for constants, since the region determines which positions depend on a source."""
         if not all(context.graph.is_constant(name) for name in operator.inputs[1:] if name not in forms and name):
             raise Refusal("it is computed at run time")
 
@@ -85,7 +85,7 @@ class ScatterElements(_Scatter):
 
 
 class ScatterND(_Scatter):
-    """Elements or parts overwritten at their indices."""
+    """Elements or slices overwritten at their indices."""
 
     def indices(self, operator: Operator, indices: Array) -> tuple[Array, ...]:
         return tuple(np.moveaxis(indices, -1, 0))
@@ -104,7 +104,7 @@ class ScatterND(_Scatter):
 
 
 def _seen(form: Form, rows: Array, columns: Array) -> bool:
-    """Return whether some term sees its source at one of these positions."""
+    """Return whether some term reads its source at one of these positions."""
     for name, term in form.terms.items():
         seen = []
         for axis, places, size in zip(term.taps, (rows, columns), form.sizes[name], strict=True):

@@ -54,12 +54,12 @@ class Conv(StencilRule):
             for size, gap, taps, stride in zip(x.shape[2:], dilations, kernel.shape[2:], strides, strict=True)
         ]
         if skip_zeros and min(sizes) > 0 and x.shape[1] == groups * kernel.shape[1] and not bool(x.any()):
-            # A proof runs zeros through many convolutions. What is not finite in a kernel shows in its random input.
+            # A proof runs zeros through many convolutions. The random input reveals kernels that are not finite.
             found = x.new_zeros(len(x), len(kernel), *sizes)
             return found if bias is None else found + bias[:, None, None]
         if not groups == x.shape[1] == len(kernel) or groups == 1:
             return F.conv2d(x, kernel, bias, strides, 0, dilations, groups)
-        # torch convolves groups of float64 one after the other; tap by tap is faster.
+        # torch convolves groups in float64 one after the other; convolving tap by tap is faster.
         found = x.new_zeros(len(x), groups, *sizes)
         for a in range(kernel.shape[2]):
             for b in range(kernel.shape[3]):
@@ -79,7 +79,7 @@ class Conv(StencilRule):
 
 
 class AveragePool(StencilRule):
-    """A mean over windows whose divisor is the same everywhere."""
+    """A mean over windows with the same divisor everywhere."""
 
     reported_from = 2
     border_reason = _BORDER
@@ -100,7 +100,7 @@ class AveragePool(StencilRule):
         return Linear(Stencil(form.channels, form.channels, form.channels, axes[0], axes[1], support, kernel))
 
     def evaluate(self, inputs: Sequence[Any], attributes: Attributes) -> Tensor:
-        """Average; torch's pooling has no dilation."""
+        """Compute the mean, by a convolution if there is a dilation, which torch's pooling lacks."""
         taps = attributes["kernel_shape"]
         x, strides, dilations = _padded(inputs[0], taps, attributes)
         if list(dilations) == [1, 1]:
@@ -113,12 +113,12 @@ class AveragePool(StencilRule):
 
 
 class Pad(StencilRule):
-    """A constant padding of height and width; negative sizes crop."""
+    """A padding of height and width by a constant; negative sizes crop."""
 
     border_reason = _BORDER
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
-        """Move the map; its constant is what the stencil reads outside."""
+        """Return the stencil that shifts the map, with the constant as the value outside the map."""
         if operator.attributes.get("mode", b"constant") != b"constant":
             raise Refusal(f"it pads by {operator.attributes['mode'].decode(errors='replace')}")
         pads = context.integers(operator, 1, "pads")
@@ -150,7 +150,7 @@ class Pad(StencilRule):
 
 
 def _windows(operator: Operator, size: Sequence[int], taps: Sequence[int], *, dynamic: bool) -> list[Axis]:
-    """Return both axes of a convolution or pooling with `taps` taps, for a stencil."""
+    """Return both axes of the stencil of a convolution or a pool with `taps` taps."""
     attributes = operator.attributes
     strides = attributes.get("strides") or [1, 1]
     dilations = attributes.get("dilations") or [1, 1]
@@ -182,7 +182,7 @@ def _windows(operator: Operator, size: Sequence[int], taps: Sequence[int], *, dy
 
 
 def _padded(x: Tensor, taps: Sequence[int], attributes: Attributes) -> tuple[Tensor, list[int], list[int]]:
-    """Return `x` padded with zeros for a window, strides and dilations, for evaluation."""
+    """Return `x` padded with zeros, strides and dilations, for the evaluation of a window."""
     strides = list(attributes.get("strides") or [1, 1])
     dilations = list(attributes.get("dilations") or [1, 1])
     top, left, bottom, right = attributes.get("pads") or [0] * 4

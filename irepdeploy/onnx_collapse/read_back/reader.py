@@ -1,4 +1,4 @@
-"""The `torch.fx` graph that an ONNX graph is read into."""
+"""Reader: writes a `torch.fx` graph while an ONNX graph is read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,19 @@ def refused(node: onnx.NodeProto, form: str) -> ModelError:
 
 
 class Reader:
-    """Write a `torch.fx.Graph` while an ONNX graph is read in order; `root` holds its layers and buffers."""
+    """Writes a `torch.fx.Graph` while an ONNX graph is read in order.
+
+    Args:
+        model: The model.
+        twice: Shapes of tensors for twice the batch, see `torch_from_onnx`.
+
+    Attributes:
+        graph: The graph that is written.
+        root: Module with its layers and buffers.
+        opset: Opset of the model.
+        constants: Constants of the ONNX graph by name.
+        values: Nodes of the written graph by the name of their tensor.
+    """
 
     def __init__(self, model: onnx.ModelProto, twice: Mapping[str, tuple[int | None, ...]] | None = None) -> None:
         self.twice = twice or {}
@@ -45,7 +57,7 @@ class Reader:
         self._types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Return the sizes of a tensor, None for each that is not known; None if its rank is not."""
+        """Return the sizes of a tensor, with None for each unknown size, or None if its rank is unknown."""
         if name in self.constants:
             return tuple(self.constants[name].shape)
         kind = self._types.get(name)
@@ -54,14 +66,14 @@ class Reader:
         return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
 
     def rank(self, node: onnx.NodeProto, place: int = 0) -> int:
-        """Return the number of dimensions of an input."""
+        """Return the number of dimensions of an input, or raise ModelError if it is unknown."""
         shape = self.shape(node.input[place])
         if shape is None:
             raise refused(node, "of a tensor of unknown rank")
         return len(shape)
 
     def is_float(self, name: str) -> bool:
-        """Return whether a tensor holds floats, as far as it is known."""
+        """Return whether a tensor contains floats; if its type is unknown, it is assumed to."""
         if name in self.constants:
             return self.constants[name].is_floating_point()
         kind = self._types.get(name)
@@ -83,12 +95,12 @@ class Reader:
         return self.values[name]
 
     def numbers(self, node: onnx.NodeProto, place: int) -> list[Any] | None:
-        """Return a constant input as numbers; None if it is omitted."""
+        """Return a constant input as numbers, or None if it is omitted."""
         tensor = self._constant(node, place, "by a computed tensor")
         return None if tensor is None else list(tensor.flatten().tolist())
 
     def weight(self, node: onnx.NodeProto, place: int) -> Tensor | None:
-        """Return a constant input as a tensor; None if it is omitted."""
+        """Return a constant input as a tensor, or None if it is omitted."""
         return self._constant(node, place, "with computed weights")
 
     def _constant(self, node: onnx.NodeProto, place: int, form: str) -> Tensor | None:
@@ -99,19 +111,19 @@ class Reader:
         return self.constants[node.input[place]]
 
     def integers(self, node: onnx.NodeProto, place: int, attributes: dict[str, Any], name: str) -> list[int] | None:
-        """Return integers that are an attribute in old opsets and an input in new ones; None if there are neither."""
+        """Return integers that are an attribute in old opsets and an input in new ones, or None if both are absent."""
         return list(attributes[name]) if name in attributes else self.numbers(node, place)
 
     def layer(self, node: onnx.NodeProto, module: nn.Module, x: Any) -> Any:
-        """Call a module that is named after the node and placed below the modules in the node's name."""
+        """Add and call a module, named after the node and nested as in the node's name."""
         steps = node.name.removesuffix(f"/{node.op_type}").strip("/").split("/")
-        # TorchScript names a layer of a Sequential after both: stem/stem.0.
+        # TorchScript repeats the name of a Sequential in the name of its layer: stem/stem.0.
         kept = [a for a, b in zip(steps, [*steps[1:], ""], strict=True) if not b.startswith(f"{a}.")]
         path = [re.sub(r"\W", "_", step) for part in kept for step in part.split(".") if step]
         return self.graph.call_module(self._placed(path or [node.op_type.lower()], module), (x,))
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function."""
+        """Write a call of a function."""
         return self.graph.call_function(function, args, kwargs)
 
     def item(self, x: Any, index: Any) -> Any:
@@ -119,14 +131,14 @@ class Reader:
         return self.graph.call_function(operator.getitem, (x, index))
 
     def method(self, name: str, x: Any, *args: Any) -> Any:
-        """Call a method of a tensor."""
+        """Write a call of a method of a tensor."""
         return self.graph.call_method(name, (x, *args))
 
     def _placed(self, path: list[str], module: nn.Module) -> str:
-        """Add a module at a path and return that path, with numbers behind steps that are taken."""
+        """Add a module at a path and return the path, with numbers appended to names that are taken."""
         inside, found = self.root, []
         for step in path[:-1]:
-            # A function that a module calls itself has the name of the module, which later may have to be a folder.
+            # A function that a module calls directly has the name of the module, which may later need submodules.
             free = (name for name in _numbered(step) if _is_folder(inside, name) or not hasattr(inside, name))
             found.append(next(free))
             if not hasattr(inside, found[-1]):
@@ -142,7 +154,7 @@ def _is_folder(inside: nn.Module, name: str) -> bool:
 
 
 def constant_tensor(attributes: dict[str, Any]) -> onnx.TensorProto:
-    """Return the tensor of a Constant node, whichever of its attributes holds it."""
+    """Return the tensor of a Constant node, from whichever attribute contains it."""
     if "value" in attributes:
         tensor: onnx.TensorProto = attributes["value"]
         return tensor
@@ -154,13 +166,13 @@ def constant_tensor(attributes: dict[str, Any]) -> onnx.TensorProto:
 
 
 def identifier(name: str) -> str:
-    """Return a name as a Python identifier."""
+    """Convert a name to a Python identifier."""
     found = re.sub(r"\W", "_", name)
     return f"_{found}" if not found or found[0].isdigit() else found
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """Yield the name unless it is a keyword of Python, and the same with the numbers 1, 2 and so on behind it."""
+    """Yield the name, unless it is a Python keyword, followed by the name with the numbers 1, 2 and so on appended."""
     if not keyword.iskeyword(name):
         yield name
     yield from (f"{name}_{count}" for count in itertools.count(1))

@@ -1,4 +1,4 @@
-"""Read an ONNX graph back as a torch network, operator by operator: convolutions and linear layers become modules."""
+"""Read an ONNX graph back as a torch network, operator by operator; convolutions and linear layers become modules."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ __all__ = ["inferred_shapes", "torch_from_onnx"]
 def torch_from_onnx(
     model: onnx.ModelProto, twice: Mapping[str, tuple[int | None, ...]] | None = None
 ) -> torch.fx.GraphModule:
-    """Return the network that a float32 ONNX graph describes, in eval mode; it takes the graph's inputs in order.
+    """Return the network that a float32 ONNX graph describes, in eval mode.
 
-    `twice` are shapes of tensors for twice the batch: sizes that differ there follow the batch. Without them, the first
-    size of every new shape does.
+    Args:
+        model: The model. The network takes the inputs of its graph in order.
+        twice: Shapes of tensors for twice the batch; sizes that differ there follow the batch. By default the first
+            size of every new shape does.
 
-    An operator, or a form of one, that is not in `torch_operators` raises ModelError.
+    Raises:
+        ModelError: An operator, or the form of one, is not supported by `torch_operators`.
     """
     reader = Reader(model, twice)
     for value in model.graph.input:
@@ -37,7 +40,7 @@ def torch_from_onnx(
 
 
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes of all tensors that a graph computes, as far as they are known."""
+    """Return the known shapes of the tensors that a graph computes."""
     reader = Reader(model)
     shapes = {name: reader.shape(name) for node in model.graph.node for name in node.output}
     return {name: shape for name, shape in shapes.items() if shape is not None}

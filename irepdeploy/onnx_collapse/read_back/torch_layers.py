@@ -1,4 +1,4 @@
-"""ONNX operators with weights, and pools, as modules and functions of torch."""
+"""ONNX operators with weights, and pooling, as modules and functions of torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 Attributes = dict[str, Any]
 Sizes = tuple[int, ...]
 
-# By number of dimensions of the map.
+# Keyed by the number of spatial dimensions.
 _CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORMS: dict[int, type[nn.Module]] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -36,7 +36,7 @@ _GLOBAL: dict[str, dict[int, Callable[..., Any]]] = {
 
 
 def conv(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a convolution; one with computed weights is a function."""
+    """Read a convolution; one with computed weights becomes a function."""
     if node.input[1] not in reader.constants:
         spatial = reader.rank(node, 1) - 2
         strides, dilations, groups = _geometry(attributes, spatial)
@@ -155,12 +155,12 @@ def prelu(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def slope(x: Tensor, slopes: Tensor) -> Tensor:
-    """Return x above 0 and x times its slope below."""
+    """Return `x` where it is positive, and `x` times its slope elsewhere."""
     return torch.where(x < 0, x * slopes, x)
 
 
 def pool(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a pool as a function, since a module that calls one itself gives it its own name."""
+    """Read a pool as a function, because a pool that a module calls directly has the name of that module."""
     kernel, ceil = tuple(attributes["kernel_shape"]), bool(attributes.get("ceil_mode", 0))
     spatial = len(kernel)
     strides, dilations, _ = _geometry(attributes, spatial)
@@ -199,7 +199,7 @@ def _pads(node: onnx.NodeProto, attributes: Attributes, spatial: int) -> list[in
 
 
 def _padded(reader: Reader, x: Any, pads: Sequence[int], value: float = 0.0) -> tuple[Any, Sizes]:
-    """Return `x`, padded by a separate node if opposite sides differ, and the padding left to the layer."""
+    """Return `x`, padded by a separate node if opposite sides differ, and the padding left for the layer."""
     spatial = len(pads) // 2
     before, behind = pads[:spatial], pads[spatial:]
     if before == behind:
@@ -208,7 +208,7 @@ def _padded(reader: Reader, x: Any, pads: Sequence[int], value: float = 0.0) -> 
 
 
 def _around(before: Sequence[int], behind: Sequence[int]) -> list[int]:
-    """Return sizes in torch's order: pairs, last dimension first."""
+    """Return padding sizes in torch's order: pairs, starting with the last dimension."""
     pairs = zip(reversed(before), reversed(behind), strict=True)
     return functools.reduce(lambda sizes, pair: [*sizes, *pair], pairs, list[int]())
 

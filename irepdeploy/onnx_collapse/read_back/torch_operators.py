@@ -1,4 +1,4 @@
-"""ONNX operators as calls of torch: one function for each operator, which writes it into a `Reader`."""
+"""ONNX operators as calls of torch, with one function for each operator that writes it into a `Reader`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Write = Callable[[Reader, onnx.NodeProto, Attributes], Any]
 
 
 def _plain(function: Callable[..., Any], **names: tuple[str, Any]) -> Write:
-    """Write an operator as one function of its inputs; `names`: (attribute, default) by argument."""
+    """Write an operator as one function of its inputs; `names` maps arguments to (attribute, default)."""
 
     def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
         chosen = {name: attributes.get(attribute, default) for name, (attribute, default) in names.items()}
@@ -32,7 +32,7 @@ def _plain(function: Callable[..., Any], **names: tuple[str, Any]) -> Write:
 
 
 def _each_two(function: Callable[..., Any]) -> Write:
-    """Write an operator of any number of inputs by a function of two."""
+    """Write an operator with any number of inputs as repeated calls of a function of two."""
 
     def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
         return functools.reduce(lambda a, b: reader.call(function, a, b), map(reader.value, node.input))
@@ -41,7 +41,7 @@ def _each_two(function: Callable[..., Any]) -> Write:
 
 
 def _reduced(function: Callable[..., Any], *arguments: Any) -> Write:
-    """Write a reduction over named dimensions."""
+    """Write a reduction over listed dimensions."""
 
     def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
         axes = reader.integers(node, 1, attributes, "axes")
@@ -86,7 +86,7 @@ def _softmax(function: Callable[..., Any]) -> Write:
     def write(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
         axis = attributes.get("axis", -1 if reader.opset >= 13 else 1)
         if reader.opset < 13 and axis % reader.rank(node) != reader.rank(node) - 1:
-            # Before opset 13 it flattens all dimensions from the axis on.
+            # Before opset 13, Softmax flattens all dimensions from the axis on.
             raise refused(node, "at another axis than the last")
         return reader.call(function, reader.value(node.input[0]), dim=axis)
 
@@ -150,7 +150,7 @@ def _gather_elements(reader: Reader, node: onnx.NodeProto, attributes: Attribute
 
 
 def along(x: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Return the elements of `x` along an axis at these positions, negative ones from the end."""
+    """Return the elements of `x` along an axis at these positions; negative ones count from the end."""
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
@@ -170,17 +170,17 @@ def product(x: Tensor, dim: list[int], keepdim: bool) -> Tensor:
 
 
 def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
-    """Return clip(alpha x + beta, 0, 1)."""
+    """Return ``clip(alpha * x + beta, 0, 1)``."""
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
 def gelu(x: Tensor, approximate: bytes) -> Tensor:
-    """Return x Phi(x)."""
+    """Return the GELU, ``x * Phi(x)``."""
     return F.gelu(x, approximate=approximate.decode())
 
 
 def above(x: Tensor, alpha: float) -> Tensor:
-    """Return x above alpha and 0 below."""
+    """Return `x` where it is above `alpha`, and 0 elsewhere."""
     return torch.where(x > alpha, x, 0.0)
 
 

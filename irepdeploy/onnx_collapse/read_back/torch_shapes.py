@@ -1,6 +1,6 @@
 """ONNX operators that move, select, pad and resize, as calls of torch.
 
-A graph is exported for a batch of 1 and read for any: the first size of a new shape is left to torch.
+A graph is exported for a batch of 1 but must run for any batch, so torch determines the first size of each new shape.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def flatten(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any
 
 
 def reshape(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a Reshape; the batch is the slowest part of the first dimension, before and after."""
+    """Read a Reshape; the batch must be the outermost part of the first dimension, before and after."""
     shape = reader.numbers(node, 1)
     given, known = reader.shape(node.input[0]), reader.shape(node.output[0])
     if shape is None:
@@ -69,7 +69,7 @@ def reshape(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any
 
 
 def _rest(rest: list[int | None], given: Sequence[int | None] | None, shape: Sequence[int]) -> list[int | None]:
-    """Return the sizes behind the batch, where the one that is left open follows from those of the input."""
+    """Return the sizes after the batch, and infer a single open size from those of the input."""
     known = math.prod(size for size in rest if size is not None and size > 0)
     if given is None or None in given[1:] or shape[0] not in (0, 1) or sum(size in (None, -1) for size in rest) != 1:
         return rest
@@ -84,10 +84,10 @@ def transpose(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> A
 
 
 def squeeze(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a Squeeze of named dimensions."""
+    """Read a Squeeze of listed dimensions."""
     axes = reader.integers(node, 1, attributes, "axes")
     if not axes:
-        # Without names it would drop the batch.
+        # Without a list it would remove the batch.
         raise refused(node, "of all dimensions")
     return reader.call(torch.squeeze, reader.value(node.input[0]), tuple(axes))
 
@@ -102,7 +102,7 @@ def unsqueeze(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> A
 
 
 def concat(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a Concat; constants that the exporter expanded to the batch get that of the others."""
+    """Read a Concat; constants that were exported for a batch of 1 are expanded to the batch of the other inputs."""
     rank = reader.rank(node)
     axis = attributes["axis"] % rank
     computed = [reader.value(name) for name in node.input if name not in reader.constants]
@@ -112,14 +112,14 @@ def concat(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def beside(reader: Reader, name: str, x: Any) -> Any:
-    """Return a value; a constant that the exporter made for a batch of 1 gets the batch of `x`."""
+    """Return a value; a constant that was exported for a batch of 1 is expanded to the batch of `x`."""
     fixed = reader.constants.get(name)
     value = reader.value(name)
     return reader.call(with_batch, value, x) if fixed is not None and fixed.ndim and len(fixed) == 1 else value
 
 
 def with_batch(x: Tensor, like: Tensor) -> Tensor:
-    """Return (1, ...) expanded to the batch of another tensor."""
+    """Return `x`, (1, ...), expanded to the batch of another tensor."""
     return x.expand(like.shape[0], *x.shape[1:])
 
 
@@ -131,7 +131,7 @@ def expand(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def broadcast(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return `x` broadcast to these sizes, of which 1 keeps that of `x`."""
+    """Return `x` broadcast to these sizes, where 1 keeps the size of `x`."""
     missing = x.dim() - len(sizes)
     kept = [-1] * missing + [-1 if size == 1 and place >= -missing else size for place, size in enumerate(sizes)]
     return x.expand(*kept)
@@ -143,7 +143,7 @@ def tile(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def slice_(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a Slice; backwards only of a whole dimension."""
+    """Read a Slice; a negative step is supported only for a whole reversed dimension."""
     starts = reader.integers(node, 1, attributes, "starts") or []
     ends = reader.integers(node, 2, attributes, "ends") or []
     axes = reader.integers(node, 3, attributes, "axes") or list(range(len(starts)))
@@ -187,7 +187,7 @@ def gather(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def taken(x: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Return the rows of `x` along an axis at the positions `index`, of any shape."""
+    """Return the slices of `x` along an axis at the positions `index`, which may have any shape."""
     axis %= x.dim()
     index = torch.where(index < 0, index + x.shape[axis], index)
     found = torch.index_select(x, axis, index.reshape(-1))
@@ -195,7 +195,7 @@ def taken(x: Tensor, index: Tensor, axis: int) -> Tensor:
 
 
 def pad(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a Pad behind the batch."""
+    """Read a Pad of dimensions after the batch."""
     sizes, value = reader.integers(node, 1, attributes, "pads"), reader.numbers(node, 2)
     mode = attributes.get("mode", b"constant").decode()
     axes = reader.numbers(node, 3)
@@ -213,7 +213,7 @@ def pad(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
     if first == rank:
         return x
     if mode != "constant" and first >= 2:
-        # These modes are given for every dimension of the map.
+        # torch needs the sizes of these modes for every dimension of the map.
         first = 2
     if first == 0 or (mode != "constant" and first < 2) or mode == "wrap":
         raise refused(node, "of this form")
@@ -224,8 +224,8 @@ def pad(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def resize(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a Resize in one of the forms that torch has."""
-    # Before opset 11 there was no region of interest.
+    """Read a Resize in one of the forms that torch supports."""
+    # Before opset 11, Resize had no region of interest.
     legacy = reader.opset < 11
     scales, sizes = reader.numbers(node, 1 if legacy else 2), None if legacy else reader.numbers(node, 3)
     given, known, rank = reader.shape(node.input[0]), reader.shape(node.output[0]), reader.rank(node)
@@ -237,7 +237,7 @@ def resize(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
         if list(scales[:2]) != [1, 1] or "axes" in attributes:
             raise refused(node, "of this form")
         if not _other_size(given or (), known or (), scales):
-            # torch divides by the number that was written, and 1.7 rounded to float32 may give another neighbour.
+            # torch divides by the number as written, and 1.7 rounded to float32 may select another neighbour.
             factors = [float(str(np.float32(scale))) for scale in scales[2:]]
             return reader.call(F.interpolate, reader.value(node.input[0]), scale_factor=factors, **options)
     found = list(sizes[2:]) if sizes else list(known[2:]) if known else []
@@ -247,7 +247,7 @@ def resize(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def _other_size(old: Sequence[int | None], new: Sequence[int | None], scales: Sequence[float]) -> bool:
-    """Return whether torch would give another size for one of these scales."""
+    """Return whether torch would compute another size for one of these scales."""
     known = (triple for triple in zip(old, new, scales, strict=False) if None not in triple)
     return any(math.floor(a * scale) != b for a, b, scale in known if a is not None)
 
@@ -298,7 +298,7 @@ def depth_to_space(reader: Reader, node: onnx.NodeProto, attributes: Attributes)
 
 
 def shuffled(x: Tensor, size: int) -> Tensor:
-    """Return (N, r r C, H, W) as (N, C, H r, W r)."""
+    """Rearrange (N, r r C, H, W) to (N, C, H r, W r)."""
     n, c, h, w = x.shape
     apart = x.reshape(n, size, size, c // size**2, h, w).permute(0, 3, 4, 1, 5, 2)
     return apart.reshape(n, c // size**2, h * size, w * size)
@@ -310,7 +310,7 @@ def space_to_depth(reader: Reader, node: onnx.NodeProto, attributes: Attributes)
 
 
 def unshuffled(x: Tensor, size: int) -> Tensor:
-    """Return (N, C, H r, W r) as (N, r r C, H, W)."""
+    """Rearrange (N, C, H r, W r) to (N, r r C, H, W)."""
     n, c, h, w = x.shape
     apart = x.reshape(n, c, h // size, size, w // size, size).permute(0, 3, 5, 1, 2, 4)
     return apart.reshape(n, c * size**2, h // size, w // size)

@@ -1,4 +1,4 @@
-"""Find a forward that decides by the values of its inputs: a trace would keep one of its ways without a word."""
+"""Detect a forward whose control flow depends on input values, since a trace would silently keep only one path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = ["value_read"]
 
-# Functions that give Python the values of a tensor.
+# Functions that convert the values of a tensor to Python objects.
 _READ: dict[Any, str] = {
     getattr(Tensor, name): name
     for name in ("__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy")
@@ -20,7 +20,10 @@ _READ: dict[Any, str] = {
 
 
 def value_read(model: nn.Module, inputs: Sequence[Tensor]) -> str | None:
-    """Run a network once; return the name of the first function that reads values computed from its inputs, or None."""
+    """Run a network once, and return the name of the first function that reads values computed from its inputs.
+
+    The result is None if there is no such function.
+    """
     with _Watch(inputs) as watch:
         model(*inputs)
     return watch.read
@@ -41,7 +44,7 @@ class _Watch(TorchFunctionMode):
         given = list(_tensors((args, kwargs)))
         if any(tensor in self.computed for tensor in given):
             self.read = self.read or _READ.get(func)
-            # An item that is set returns nothing, and changes the first tensor.
+            # Setting an item returns nothing, but changes the first tensor.
             for tensor in (*_tensors(result), *(given[:1] if func is Tensor.__setitem__ else [])):
                 self.computed[tensor] = True
         return result
