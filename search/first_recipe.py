@@ -119,6 +119,12 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
         cut = "val" in recipe.data.options
         searched = "split off from train/ (data.options.val)" if cut else "val/"
         say(f"the search-validation set is {searched}; {'test' if own else 'val'}/ is the test set")
+    if found.classes is not None and found.data_classes is not None and found.classes > found.data_classes:
+        classes = counted(found.data_classes, "class", "classes")
+        say(
+            f"note: the network has {found.classes:,} outputs, and the data {classes}. Training works, and the other "
+            f"outputs stay unused; net.args.NAME={found.data_classes} gives the factory the number instead"
+        )
     say(f"wrote {out}")
     next_step("search", out)
 

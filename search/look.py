@@ -25,7 +25,7 @@ from .execution.loop import adam, optimizer_of
 from .strategies.uniform import Uniform
 from .supernet.batches import batches_of
 from .supernet.space import Bits
-from .supernet.subject import subject_of
+from .supernet.subject import Subject, subject_of
 from .supernet.supernet import Supernet
 
 __all__ = ["Look", "look"]
@@ -44,7 +44,8 @@ class Look:
 
     Attributes:
         input_shape: (C, H, W) of a sample.
-        classes: Number of classes; None for tasks other than classification.
+        classes: Number of outputs of the network; None for tasks other than classification.
+        data_classes: Number of classes of the data, by their names or else their labels; None if unknown.
         samples: Number of training, search-validation and test samples; 0 if unknown, None without a test set.
         layers: Number of convolutions that get branches.
         possible: Number of branches that are possible in these layers.
@@ -63,6 +64,7 @@ class Look:
 
     input_shape: tuple[int, ...]
     classes: int | None
+    data_classes: int | None
     samples: tuple[int, int, int | None]
     layers: int
     possible: int
@@ -135,6 +137,7 @@ def look(recipe: Recipe, device: torch.device) -> Look:
     return Look(
         input_shape=subject.input_shape,
         classes=_classes(supernet, subject) if isinstance(subject.task, Classification) else None,
+        data_classes=_data_classes(subject) if isinstance(subject.task, Classification) else None,
         samples=(train, val, None if test is None else len(test)),
         layers=len(space.layers),
         possible=len(space.positions),
@@ -208,3 +211,10 @@ def _classes(supernet: Supernet, subject: Any) -> int:
     weight = next(supernet.model.parameters())
     outputs = subject.task.outputs(supernet.model.eval()(images.to(weight.device, weight.dtype)))
     return int(outputs.shape[1])
+
+
+def _data_classes(subject: Subject) -> int | None:
+    labels = subject.train.labels if isinstance(subject.train, Split) else None
+    if subject.classes is not None or labels is None or labels.is_floating_point():
+        return subject.classes
+    return int(labels.max()) + 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from irepdeploy.data import Split, Stream
 from irepdeploy.errors import InputError, IrepdeployError, ModelError, one_line
 from irepdeploy.runtime.memory import is_out_of_memory
-from irepdeploy.tasks import Task
+from irepdeploy.tasks import Classification, Task
 from irepdeploy.tasks.batches import wide
 from irepdeploy.tasks.called import blamed, interval_of, loss_of, statistics_of, training_loss
 
@@ -58,6 +58,7 @@ def preflight(
     try:
         inputs, targets = _first(subject.train, batch_size, device)
         outputs = wide(_run(network, task, inputs, "train"))
+        _check_classes(outputs, subject)
         check = TargetCheck(task, outputs, "train")
         check(subject.train.labels if isinstance(subject.train, Split) else targets)
         objective = task.objective(network)
@@ -89,6 +90,17 @@ def preflight(
     finally:
         network.train(training)
     return check
+
+
+def _check_classes(outputs: Any, subject: Subject) -> None:
+    """Raise InputError if a classifier has fewer outputs than the data names classes."""
+    known = subject.classes if isinstance(subject.task, Classification) else None
+    if known is not None and isinstance(outputs, Tensor) and outputs.ndim == 2 and 1 < outputs.shape[1] < known:
+        raise InputError(
+            f"the network has {outputs.shape[1]} outputs for the {known} classes of the data",
+            where="net",
+            hint=f"give it one output for each class; in a recipe, net.args.NAME={known} is an argument of its factory",
+        )
 
 
 def _first(data: Split | Stream, batch_size: int, device: torch.device) -> tuple[Tensor, Any]:

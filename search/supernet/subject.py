@@ -50,6 +50,7 @@ class Subject:
         input_shape: (C, H, W).
         where: Layers that get branches, as in `insert_branches`.
         facts: What identifies network and data where the recipe does not name them.
+        classes: Number of classes that the data names; None if it names none.
     """
 
     net: nn.Module
@@ -60,6 +61,7 @@ class Subject:
     input_shape: tuple[int, ...]
     where: Where = "*"
     facts: dict[str, Any] = field(default_factory=dict)
+    classes: int | None = None
 
     @property
     def metric(self) -> MetricFacts | None:
@@ -139,7 +141,8 @@ def _of_sets(
 def with_data(net: nn.Module, data: Dataset, task: Task | None = None) -> Subject:
     """Return the subject of a network and one of our data sets."""
     task = Classification() if task is None else task
-    return Subject(net, task, data.train, data.val, data.load_test, data.input_shape)
+    classes = len(data.classes) or None
+    return Subject(net, task, data.train, data.val, data.load_test, data.input_shape, classes=classes)
 
 
 def given_subject(
@@ -191,7 +194,8 @@ def given_subject(
     }
     # However the data was read, the branches start alike.
     torch.set_rng_state(random)
-    return Subject(plain, task.bound(plain), training, validation, lambda: testing, shape, where, facts)
+    classes = len(data.classes) or None
+    return Subject(plain, task.bound(plain), training, validation, lambda: testing, shape, where, facts, classes)
 
 
 def _built(recipe: Recipe, given: GivenData, task: Task) -> nn.Module:

@@ -24,10 +24,14 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_looks_and_writes_what_a_search_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["init", NET, DATA, POOL, "data.options.count=32", "threads=1", "--out", "a b.yaml"]) == 0
+    assert (
+        main(["init", NET, DATA, POOL, "net.args.outputs=5", "data.options.count=32", "threads=1", "--out", "a b.yaml"])
+        == 0
+    )
     printed, said = capsys.readouterr()
     assert "1x6x6" in printed and "32, 10, 12" in printed and "2, with 17 possible branches" in printed
     assert "1 thread; they depend on" in printed and f"{NET} on {DATA}" in printed
+    assert "note: the network has 5 outputs, and the data 3 classes. Training works" in printed
     recipe = load_recipe("a b.yaml")
     # Eight steps an epoch at least; everything else by default.
     assert (recipe.search.batch_size, recipe.train.batch_size, recipe.search.population) == (4, 4, 64)
@@ -46,7 +50,8 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
     assert found["input_shape"] == [3, 16, 16] and found["classes"] == 2 and found["samples"] == [22, 2, 8]
     assert found["score"] > 0 and found["search_step"] > 0 and found["search_seconds"] > 25 * found["search_step"]
     assert main([*line[:-1], "--overwrite"]) == 0
-    assert "split off from train/ (data.options.val); val/ is the test set" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "split off from train/ (data.options.val); val/ is the test set" in out and "note:" not in out
     assert main(line) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
 
@@ -58,7 +63,7 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
         ([NET, "."], "some images of each into test/CLASS"),
         (["vgg61", "digits"], "did you mean vgg6"),
         (["mynet", "digits"], "a network of your own is package.module:factory"),
-        ([NET, "digits", POOL], "labels outside the classes"),
+        ([NET, "digits", POOL], "net: the network has 3 outputs for the 10 classes of the data (give it one output"),
         (["support.foreign:halves", DATA], "expected a torch.nn.Module from the factory, got tuple"),
         ([NET, DATA, POOL, "net.where=head"], "no convolution to insert branches at"),
         ([NET, DATA, POOL, "population=x"], "search.population"),
