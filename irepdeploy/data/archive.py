@@ -1,4 +1,4 @@
-"""Find published data files, in a folder or a .tar.gz archive, and verify their names, sizes and digests."""
+"""Find published data files in a folder or a .tar.gz archive, and verify their names, sizes and digests."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LARGEST = 1 << 30
 
 @dataclass(frozen=True)
 class Published:
-    """A published archive.
+    """A published archive of a data set.
 
     Args:
-        files: Size in bytes and MD5 of each required file; None for a file without a published digest.
+        files: Size in bytes and MD5 of each required file; the MD5 is None for a file without a published digest.
     """
 
     archive: str
@@ -61,9 +61,13 @@ class Archive:
         return found
 
     def checked(self) -> Archive:
-        """Return it after checking that no file is missing in a folder, or the size and digest of a .tar.gz.
+        """Return the archive itself after checking it.
 
-        Files in a folder are verified when they are read.
+        For a folder, only missing files are detected here, because files are verified when they are read. For a
+        .tar.gz, the size and digest are verified.
+
+        Raises:
+            InputError: A file is missing, or the archive is damaged.
         """
         if self.path.is_dir():
             missing = [name for name in self.published.files if not (self.path / name).is_file()]
@@ -87,7 +91,7 @@ class Archive:
             with (
                 open_file(self.path, "archive") as file,
                 gzip.open(file) as stream,
-                # A stream needs no more than `read`.
+                # In stream mode, tarfile uses only the method `read`.
                 tarfile.open(fileobj=cast(Any, _Bounded(stream, self.path)), mode="r|") as archive,
             ):
                 for member in archive:
@@ -107,7 +111,7 @@ class Archive:
 
 
 class _Bounded:
-    """A stream that refuses to unpack more than an archive of images for training in memory can hold."""
+    """A stream that refuses to unpack more than a plausible archive of images for training in memory."""
 
     def __init__(self, stream: gzip.GzipFile, where: object) -> None:
         self._stream, self._where, self._left = stream, where, _LARGEST
@@ -120,10 +124,16 @@ class _Bounded:
 
 
 def find_archive(root: Path, formats: Iterable[Published], *, verify: bool) -> Archive:
-    """Find the first published archive at `root`, and check it.
+    """Find the first of the published archives at `root`, and check it.
 
-    `root` is the archive, its extracted folder, or a folder that contains either; folders are preferred to .tar.gz
-    files.
+    Args:
+        root: The archive, its extracted folder, or a folder that contains either. Folders are preferred to .tar.gz
+            files.
+        formats: Archives to look for.
+        verify: Whether to check sizes and digests.
+
+    Raises:
+        InputError: No archive is found, or it is incomplete or damaged.
     """
     published = list(formats)
     for one in published:

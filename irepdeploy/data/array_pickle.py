@@ -1,7 +1,7 @@
-"""Read pickled dictionaries of numbers, text and uint8 arrays without running any code they refer to.
+"""Read pickled dictionaries of numbers, text and uint8 arrays without running any code that they refer to.
 
-A pickle is a program that may call anything it names. Here, every name resolves to a stand-in that records the
-arguments NumPy would receive; NumPy itself receives only bytes of a verified length. Any other name is refused.
+A pickle is a program that may call anything it names. Here, every permitted name resolves to a stand-in that records
+the arguments NumPy would receive, and any other name is refused. NumPy itself receives only bytes of a verified length.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BYTES = {"u1", "B", "uint8", b"u1", b"B", b"uint8"}
 
 
 class _ByteArray:
-    """Arguments of a uint8 array, collected while its pickle is read."""
+    """The arguments of a uint8 array, collected while its pickle is read."""
 
     def __init__(self, shape: Any = None, dtype: Any = None, raw: Any = None, columns_first: Any = False) -> None:
         self.shape, self.dtype, self.raw, self.columns_first = shape, dtype, raw, columns_first
@@ -71,10 +71,10 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
     return found
 
 
-# The unpickler in Python: the one in C reserves gigabytes if ten bytes name a large index.
+# Use the unpickler written in Python, because the C implementation allocates gigabytes for a large index in ten bytes.
 class _Unpickler(pickle._Unpickler):
     def __init__(self, content: bytes) -> None:
-        # Python 2 pickled text as bytes; keep them as bytes.
+        # Python 2 pickled text as bytes; keep it as bytes.
         super().__init__(io.BytesIO(content), encoding="bytes")
         self._known = _stand_ins()
 
@@ -85,12 +85,20 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read_array_pickle(content: bytes, where: object) -> dict[str, Any]:
-    """Read a dictionary of uint8 arrays pickled by Python 2 or 3; `where` is the file, for error messages."""
+    """Read a dictionary of uint8 arrays pickled by Python 2 or 3.
+
+    Args:
+        content: Content of the file.
+        where: Name of the file, for error messages.
+
+    Raises:
+        InputError: The content is damaged, or contains anything else.
+    """
     try:
         found = _Unpickler(content).load()
         if not isinstance(found, dict):
             raise ValueError(f"expected a dictionary, got {type(found).__name__}")
-        # A list may hold another one many times, and so grow without bounds.
+        # A list may contain another one many times, and thus grow without bounds.
         left = iter(range(len(content)))
         return {_text(key): _plain(value, left) for key, value in found.items()}
     except Exception as error:  # a damaged pickle can raise anything

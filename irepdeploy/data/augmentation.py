@@ -1,7 +1,7 @@
-"""Augment whole batches on their device, from a single generator.
+"""Augmentation of whole batches on their device, from a single generator.
 
-All random numbers of an epoch are drawn on the CPU before it starts, so they do not depend on the device, the batch
-size or the number of processes.
+All random numbers of an epoch are drawn on the CPU before it starts, so that they do not depend on the device, the
+batch size or the number of processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from irepdeploy.errors import InputError
 __all__ = ["Augmentation"]
 
 _ASPECTS = (3 / 4, 4 / 3)
-# Of random erasing: shares of the image, and aspect ratios.
+# Range of erased shares of the image and of their aspect ratios, for random erasing.
 _ERASED, _ERASED_ASPECTS = (0.02, 1 / 3), (0.3, 1 / 0.3)
 _JITTERS = {
     "brightness": colours.brightness,
@@ -38,26 +38,31 @@ _JITTERS = {
 class Augmentation:
     """Augmentation of training images, applied in the order of the arguments.
 
-    RandAugment and the four colours need bytes: images of files, or of data sets that keep bytes.
+    RandAugment, brightness, contrast, saturation and hue need uint8 images: image files, or data sets stored as bytes.
 
     Args:
-        crop: Pixels of black padding on each side before a random crop to the original size.
-            Tensors that are already normalised are padded with 0, their mean.
-        area: Minimum fraction of the image that a random resized crop covers (Szegedy et al. 2015; 0.08 for
-            ImageNet). 1 takes the whole image, of decoded images the centre crop.
-        flip: Flip half of the images horizontally.
-        randaugment: Number of random operations on each image (Cubuk et al. 2020), usually 2; the fourteen of
-            torchvision, with shears about the centre.
+        crop: Pixels of black padding on each side before a random crop to the original size. Tensors that are already
+            normalised are padded with 0, their mean.
+        area: Minimum fraction of the image covered by a random resized crop (Szegedy et al. 2015; 0.08 for ImageNet).
+            1 uses the whole image, or the centre crop of decoded images.
+        flip: Flip each image horizontally with probability 1/2.
+        randaugment: Number of random operations on each image (Cubuk et al. 2020), usually 2, out of torchvision's
+            fourteen, with shears about the centre.
         magnitude: Strength of these operations, 0 to 30.
-        brightness: A factor is drawn from 1 - brightness to 1 + brightness.
-        contrast: Likewise.
-        saturation: Likewise; grey images have none.
-        hue: A shift is drawn from -hue to hue, in turns, at most 0.5.
+        brightness: Multiply the brightness by a random factor from 1 - brightness to 1 + brightness.
+        contrast: Multiply the contrast by a random factor from 1 - contrast to 1 + contrast.
+        saturation: Multiply the saturation by a random factor from 1 - saturation to 1 + saturation. Not for grey
+            images.
+        hue: Shift the hue by a random amount from -hue to hue, in turns; at most 0.5. Not for grey images.
         cutout: Side in pixels of a square that is set to the mean, centred anywhere in the image (DeVries and Taylor
             2017).
         erase: Probability of setting a rectangle of 2 to 33 % of the image to the mean (Zhong et al. 2020).
-        mixup: Alpha of the beta distribution of mixup; 0 disables it. Labels become shares of the classes.
-        cutmix: Alpha of CutMix; with both, each image is mixed in one of the two ways.
+        mixup: Alpha of the beta distribution of mixup; 0 disables it. Labels become class shares.
+        cutmix: Alpha of the beta distribution of CutMix; 0 disables it. With both, each image is mixed in one of the
+            two ways.
+
+    Raises:
+        InputError: A value is out of range.
     """
 
     crop: int = 0
@@ -87,16 +92,23 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether labels become shares of the classes."""
+        """Whether labels become class shares."""
         return self.mixup > 0 or self.cutmix > 0
 
     @property
     def recolours(self) -> bool:
-        """Whether it needs bytes."""
+        """Whether the augmentation needs uint8 images."""
         return self.randaugment > 0 or any(getattr(self, name) for name in _JITTERS)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, decoded: bool = True) -> Draws:
-        """Draw the random numbers for `count` images of `size` (height, width); `decoded` ones are cropped by seeds."""
+        """Draw the random numbers for a number of images.
+
+        Args:
+            count: Number of images N.
+            size: Height and width of the images.
+            generator: CPU generator.
+            decoded: Whether images are decoded on access. If so, random crops are given by seeds instead of boxes.
+        """
 
         def whole(most: int, columns: int) -> Tensor:
             return torch.randint(0, most, (count, columns), generator=generator)
@@ -112,7 +124,7 @@ class Augmentation:
     def _draw_more(
         self, count: int, size: tuple[int, int], generator: torch.Generator, decoded: bool
     ) -> dict[str, Tensor]:
-        """Draw what numpy draws, each augmentation from a seed of its own, so that none changes the others."""
+        """Draw the numbers that numpy draws, with a separate seed for each augmentation to keep them independent."""
 
         def random() -> Random:
             return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -152,7 +164,7 @@ class Augmentation:
             columns = torch.where(draws.flips[:, None], width - 1 - columns, columns)
         if draws.shifts is not None:
             rows, columns = rows + draws.shifts[:, :1], columns + draws.shifts[:, 1:]
-        # A single gather crops and flips, several times faster than indexing by three tensors or slicing in a loop.
+        # Crop and flip by a single gather, which is several times faster than indexing by three tensors or slicing.
         padded = F.pad(pixels.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
         tall, wide = padded.shape[1:3]
         first = torch.arange(count, device=device)[:, None, None] * tall
@@ -161,7 +173,7 @@ class Augmentation:
         return moved.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def recolour(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Change images (N, C, H, W) of bytes by RandAugment and the colours."""
+        """Apply RandAugment and the colour changes to uint8 images (N, C, H, W)."""
         if draws.operations is not None and draws.signs is not None:
             pixels = randaugmented(pixels, draws.operations, draws.signs, self.magnitude)
         if draws.jitters is not None:
@@ -171,7 +183,7 @@ class Augmentation:
         return pixels
 
     def mix(self, images: Tensor, labels: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
-        """Mix normalised images (N, C, H, W) and labels (N,), which become shares (N, classes), by mixup or CutMix."""
+        """Mix normalised images (N, C, H, W) and labels (N,) by mixup or CutMix; labels become shares (N, classes)."""
         if draws.shares is None or draws.pasted is None:
             return images, labels
         return mixed(images, labels, draws.shares, draws.pasted, classes)

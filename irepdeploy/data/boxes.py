@@ -1,4 +1,4 @@
-"""Rectangles in images: drawn at random, and as masks. A box is (top, left, height, width) in pixels."""
+"""Random rectangles in images, and their masks. A box is (top, left, height, width) in pixels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ Random = np.random.Generator
 def random_boxes(
     random: Random, count: int, size: tuple[int, int], areas: tuple[float, float], aspects: tuple[float, float]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Draw boxes that cover a share of an image between `areas`, with an aspect ratio (width / height) in `aspects`.
+    """Draw boxes that cover a random share of an image with a random aspect ratio (Szegedy et al. 2015).
 
-    The share is uniform, the ratio log-uniform; each box is the first of ten tries that fits (Szegedy et al. 2015).
+    Each box is the first of ten tries that fits.
+
+    Args:
+        random: Generator.
+        count: Number of boxes N.
+        size: Height and width of the image.
+        areas: Range of the covered share, drawn uniformly.
+        aspects: Range of the aspect ratio (width / height), drawn log-uniformly.
 
     Returns:
-        Boxes (N, 4) int64, and whether one was found (N,).
+        Boxes (N, 4) int64, and whether a box was found (N,).
     """
     height, width = size
     pixels = random.uniform(*areas, (count, _TRIES)) * height * width
@@ -42,7 +49,7 @@ def random_boxes(
 
 
 def inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (N, 1, H, W) bool: which pixels lie in the boxes (N, 4)."""
+    """Return which pixels lie in the boxes (N, 4), as a bool mask (N, 1, H, W)."""
     masks = []
     for axis, side in enumerate(size):
         offset = torch.arange(side, device=boxes.device) - boxes[:, axis : axis + 1]
@@ -51,7 +58,7 @@ def inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def cropped(images: Tensor, boxes: Tensor) -> Tensor:
-    """Enlarge the boxes (N, 4) of images (N, C, H, W) to whole images, bilinearly; bytes stay bytes."""
+    """Crop images (N, C, H, W) to boxes (N, 4) and resize them bilinearly to the original size, keeping the dtype."""
     sides = torch.tensor(images.shape[2:], device=boxes.device)
     share = boxes[:, 2:] / sides
     centre = (2 * boxes[:, :2] + boxes[:, 2:]) / sides - 1

@@ -1,4 +1,4 @@
-"""Crop squares about random centres, as MMDetection's RandomCenterCropPad does (Law and Deng 2018, CornerNet)."""
+"""Random square crops around random centres, like MMDetection's RandomCenterCropPad (Law and Deng 2018, CornerNet)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from irepdeploy.detect.target import Target
 
 __all__ = ["CentreCrop"]
 
-# Of MMDetection: how far a centre is from the border if the image is large enough, and how many centres are tried.
+# As in MMDetection: distance of centres from the border of a sufficiently large image, and number of centres to try.
 _BORDER, _TRIES = 128, 50
 _MOST = 10
 
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """Crops of a random size about a random centre, resized to one size; they are black outside of the image.
+    """Random square crops resized to one size; areas outside the image are black.
 
-    A crop has the centre of an object in it, if the image has objects. Objects whose centre is outside are left out,
-    the boxes of the others are cut at the border.
+    A crop contains the centre of at least one object, if the image has objects. Objects whose centre is outside the
+    crop are removed; the boxes of the others are clipped to the crop.
 
     Args:
-        side: Height and width of the result.
-        ratios: Shares of `side`, of which one is the side of the crop.
+        side: Height and width of the result in pixels.
+        ratios: Possible sides of a crop, as multiples of `side`.
     """
 
     side: int
     ratios: tuple[float, ...] = (1.0,)
 
     def __call__(self, pixels: Tensor, target: Target) -> tuple[Tensor, Target]:
-        """Return a crop (C, side, side) float32 of an image (C, H, W), and its objects; draws by torch's generator."""
+        """Return a random crop (C, side, side) float32 of an image (C, H, W), and its objects.
+
+        The crop is drawn from torch's global generator.
+        """
         patch, inside = self._drawn(pixels, target)
         left, top, side = patch
         height, width = pixels.shape[1:]
@@ -53,11 +56,11 @@ class CentreCrop:
         return found[0], targets[0]
 
     def _drawn(self, pixels: Tensor, target: Target) -> tuple[tuple[int, int, int], Tensor]:
-        """Return left, top and side of a crop, and whether the centre of each object is in it."""
+        """Return the left, top and side of a crop, and whether it contains the centre of each object."""
         height, width = pixels.shape[1:]
         middles = (target.boxes[:, :2] + target.boxes[:, 2:]) / 2
         limits = middles.new_tensor([width, height])
-        # An object that reaches far out of the image has its centre outside, where no crop has it.
+        # The centre of an object that extends far beyond the image is outside it, where no crop can contain it.
         wanted = bool(((middles > 0) & (middles < limits)).all(1).any())
         for _ in range(_MOST):
             side = int(self.side * self.ratios[int(torch.randint(len(self.ratios), ()))])
@@ -73,7 +76,7 @@ class CentreCrop:
 
 
 def _centre(size: int) -> int:
-    """Draw a coordinate that is at least 128 pixels from the border, or half of that until it is possible."""
+    """Draw a coordinate at least 128 pixels from the border, halving that distance until it is possible."""
     ratio = 2 * _BORDER / size
     border = _BORDER // 2 ** (math.ceil(math.log2(math.ceil(ratio))) + (ratio == int(ratio)))
     return border + int(torch.randint(size - 2 * border, ()))

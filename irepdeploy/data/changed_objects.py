@@ -1,4 +1,4 @@
-"""Images that are changed on access, together with the objects in them."""
+"""Images, with the objects in them, that are augmented on access."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["ChangedObjects", "RawObjects"]
 
 @runtime_checkable
 class RawObjects(Protocol):
-    """Objects whose images can be had as they are stored."""
+    """Images with objects that are also available unprocessed, as stored."""
 
     def __len__(self) -> int: ...
 
     def raw(self, index: int, /) -> tuple[Tensor, Target]:
-        """Return an image (C, H, W) uint8, neither resized nor normalised, and its objects in pixels of it."""
+        """Return an image (C, H, W) uint8, neither resized nor normalised, and its objects in pixels of that image."""
         ...
 
     @property
@@ -34,12 +34,14 @@ class RawObjects(Protocol):
 
 @dataclass(frozen=True)
 class ChangedObjects:
-    """Training images with other colours, or cropped, before they are normalised; drawn by torch's generator.
+    """Training images whose colours are distorted, or which are cropped, before they are normalised.
+
+    Random numbers come from torch's global generator.
 
     Args:
-        objects: The images.
-        photometric: Whether colours are distorted.
-        crop: Cuts squares out of the stored images; None: images are as they are stored.
+        objects: Images with their objects.
+        photometric: Whether to distort the colours.
+        crop: Random crop of the stored images; None to keep them whole.
     """
 
     objects: RawObjects

@@ -68,11 +68,14 @@ def cifar10(
     """Load CIFAR-10 into memory as bytes (184 MB).
 
     Args:
-        root: Folder that contains the archive or its extracted folder; nothing is extracted or written.
+        root: Folder that contains the archive or its extracted folder. Nothing is extracted or written.
         train: Number of training images; None for all images outside the search-validation set.
-        val: Number of search-validation images, taken from the training set class by class.
-        split_seed: Seed of this split; it gives the same split for either archive format.
+        val: Number of search-validation images, taken from the training set in proportion to the classes.
+        split_seed: Seed of this split. The split does not depend on the archive format.
         verify: Require the published files; False accepts other files in the same format.
+
+    Raises:
+        InputError: The files are missing, damaged or not the published ones, or the split is impossible.
     """
     train = None if train is None else whole("train", train, 2)
     val, split_seed = whole("val", val, 1), whole("split_seed", split_seed, 0, 2**60)

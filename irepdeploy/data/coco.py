@@ -1,4 +1,4 @@
-"""COCO (Lin et al. 2014), and any data set with its layout: 118,287 photographs with boxes of 80 classes."""
+"""COCO (Lin et al. 2014), 118,287 photographs with boxes of 80 classes, and other data sets with the same layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from irepdeploy.errors import InputError
 
 __all__ = ["COCO", "ObjectFiles", "coco"]
 
-# MMDetection normalises by the statistics of ImageNet, and leaves out images with a side below 32 pixels.
+# MMDetection normalises by the statistics of ImageNet and excludes images with a side below 32 pixels.
 COCO = DatasetFacts("coco", (3, 512, 512), (), IMAGENET.mean, IMAGENET.std)
 _LEAST_SIDE = 32
 
@@ -35,8 +35,8 @@ class ObjectFiles:
 
     Args:
         folder: Folder of the images.
-        annotations: Names of the files, and the objects in pixels of the stored images.
-        resizing: How an image is resized; None: not at all.
+        annotations: File names, and the objects in pixels of the stored images.
+        resizing: Rule for resizing the images; None to keep their size.
     """
 
     folder: Path
@@ -47,10 +47,10 @@ class ObjectFiles:
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """Return a normalised image (3, H, W) float32 and its objects in pixels of it.
+        """Return a normalised image (3, H, W) float32 and its objects in pixels of that image.
 
         Raises:
-            InputError: The file is missing or damaged, or has another size than the annotations say.
+            InputError: The file is missing or damaged, or its size differs from the annotations.
         """
         picture = self._picture(index)
         scale = (1.0, 1.0)
@@ -59,7 +59,7 @@ class ObjectFiles:
         return normalise(_bytes(picture)[None], COCO.mean, COCO.std)[0], self._target(index, scale)
 
     def raw(self, index: int) -> tuple[Tensor, Target]:
-        """Return an image (3, H, W) uint8 as it is stored, and its objects."""
+        """Return an image (3, H, W) uint8 as stored, and its objects."""
         return _bytes(self._picture(index)), self._target(index, (1.0, 1.0))
 
     @property
@@ -69,13 +69,13 @@ class ObjectFiles:
 
     @property
     def upright(self) -> list[bool]:
-        """Whether each image is higher than wide."""
+        """Whether each image is taller than wide."""
         return [target.size[0] > target.size[1] for target in self.annotations.targets]
 
     def _picture(self, index: int) -> Any:
         path = self.folder / self.annotations.files[index]
         with open_image(path) as opened:
-            # The orientation in a photograph's EXIF data is ignored: boxes are in pixels as they are stored.
+            # Ignore the orientation in the EXIF data, because boxes are in pixels of the stored image.
             picture = opened.convert("RGB")
         check_size(picture.width, picture.height, self.annotations.targets[index], path)
         return picture
@@ -105,14 +105,17 @@ def coco(
 
     Args:
         root: Folder of the data set.
-        year: What follows "train" and "val" in the names of folders and files.
-        height: Images keep their aspect ratio and are resized to fit into it and `width`.
-        width: See `height`.
-        turn: Images that are higher than wide fit into `width` x `height` instead, as MMDetection resizes.
-        resize_test: Resize images that are scored, too. MMDetection scores CenterNet on images as they are.
+        year: Suffix of "train" and "val" in the names of folders and files.
+        height: Height in pixels of the area into which images are resized to fit, keeping their aspect ratio.
+        width: Width in pixels of that area.
+        turn: Swap `height` and `width` for images that are taller than wide, as MMDetection does.
+        resize_test: Also resize the images that are scored. MMDetection scores CenterNet on images in original size.
         train: Number of training images; None for all outside the search-validation set.
         val: Number of search-validation images, taken from the training set.
         split_seed: Seed of this split.
+
+    Raises:
+        InputError: Files are missing or damaged, or the split is impossible.
     """
     size = whole("height", height, 32, 4096), whole("width", width, 32, 4096)
     resizing = Resizing("fit", *size, turned=switch("turn", turn))

@@ -1,4 +1,4 @@
-"""Read annotations of objects in the format of COCO (instances_*.json), by the rules of pycocotools."""
+"""Read object annotations in COCO format (instances_*.json) by the rules of pycocotools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Category:
 
 @dataclass
 class _Annotation:
-    """One object; `bbox` is left, top, width, height, and `area` that of its mask, whose form does not matter here."""
+    """One object: `bbox` is left, top, width and height; `area` is the area of its mask, which is not read itself."""
 
     image_id: int
     category_id: int
@@ -54,12 +54,12 @@ class _File:
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """The annotations of a file.
+    """The annotations in a file.
 
     Args:
-        classes: Names of the categories by rising id, which are the labels from 0 on.
-        category_ids: Their ids, which may have gaps.
-        files: Name of each image's file.
+        classes: Names of the categories in order of their ids; their positions are the labels.
+        category_ids: Ids of the categories, which may have gaps.
+        files: File name of each image.
         targets: Objects of each image in pixels of the stored image; boxes are float64.
     """
 
@@ -73,16 +73,19 @@ class CocoAnnotations:
         return len(self.files)
 
     def chosen(self, places: Sequence[int]) -> CocoAnnotations:
-        """Return the annotations of some images, by their places in the file."""
+        """Return the annotations of some images, given by their indices in the file."""
         files = tuple(self.files[place] for place in places)
         targets = Targets(self.targets[place] for place in places)
         return CocoAnnotations(self.path, self.classes, self.category_ids, files, targets)
 
     def trainable(self, least_side: int) -> CocoAnnotations:
-        """Return what MMDetection trains on.
+        """Return the annotations that MMDetection trains on.
 
-        Boxes without an area, narrower or lower than a pixel, or outside of the image are dropped, and so are images
-        with a side below `least_side` or without an object that is no crowd.
+        This removes boxes without an area, with a side below one pixel, or outside the image, and images with a side
+        below `least_side` or with no object other than crowds.
+
+        Raises:
+            InputError: No image remains.
         """
         cleaned = [_cleaned(target) for target in self.targets]
         places = [
@@ -100,13 +103,14 @@ class CocoAnnotations:
 def read_coco(path: str | os.PathLike[str]) -> CocoAnnotations:
     """Read a file of annotations.
 
-    Everything is kept that pycocotools counts: images without objects, crowds, and boxes of width 0 or outside.
+    Everything that pycocotools counts is kept: images without objects, crowds, and boxes of width 0 or outside the
+    image.
 
     Raises:
-        InputError: It is not such a file, an id occurs twice, or an annotation names an image or a category that the
-            file does not have.
+        InputError: The file is not in this format, an id occurs twice, or an annotation refers to an image or a
+            category that the file does not contain.
     """
-    # The suites read data without pydantic.
+    # Imported here because the suites read data without pydantic.
     from irepdeploy.parsing.validation import validated
 
     path = Path(path)
@@ -142,14 +146,14 @@ def read_coco(path: str | os.PathLike[str]) -> CocoAnnotations:
 
 
 def check_size(width: int, height: int, target: Target, path: Path) -> None:
-    """Raise InputError if an image has another size than its annotations say."""
+    """Raise InputError if the size of an image differs from its annotations."""
     if (height, width) != target.size:
         sizes = (width, height, *target.size[::-1])
         raise InputError("an image of {}x{}, annotated as {}x{}".format(*sizes), where=path)
 
 
 def check_files(folder: Path, annotations: CocoAnnotations) -> None:
-    """Raise InputError if image files are missing."""
+    """Raise InputError if any annotated image file is missing in the folder."""
     if not folder.is_dir():
         raise InputError("no such folder of images", where=folder)
     try:

@@ -1,4 +1,4 @@
-"""Write images and their objects as files in the format of COCO."""
+"""Write images and their objects as files in COCO format."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ANNOTATIONS = "annotations.json"
 def write_objects(
     folder: Path, objects: Objects, facts: DatasetFacts, places: Sequence[int], *, prefix: str = "image"
 ) -> Path:
-    """Write images as PNG files into a folder, and ``annotations.json`` of their objects beside them.
+    """Write images as PNG files into a folder, together with an ``annotations.json`` of their objects.
 
     Args:
-        folder: Created if missing.
-        objects: Images and objects.
+        folder: Destination folder; created if missing.
+        objects: Images with their objects.
         facts: Classes and normalisation of the images.
-        places: Which images.
-        prefix: Beginning of the file names, before the id of the image.
+        places: Indices of the images to write.
+        prefix: Beginning of the file names, followed by the id of the image.
 
     Returns:
         The path of the annotations.

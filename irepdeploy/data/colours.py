@@ -1,7 +1,8 @@
-"""Colours of whole batches of uint8 images (N, C, H, W), C 1 or 3: what Pillow does to one image.
+"""Pillow's colour operations for whole batches of uint8 images (N, C, H, W) with C = 1 or 3.
 
-A factor per image blends it with a degenerate form of it (Haeberli and Voorhies 1994): 0 gives that form, such as black
-or grey, 1 the image, and more the opposite. Means are of whole numbers, so that an image does not depend on its batch.
+A factor per image blends it with a degenerate version of itself, such as black or grey (Haeberli and Voorhies 1994): 0
+gives the degenerate version, 1 the image, and a larger factor the opposite. Means are computed in integers, so that the
+result for an image does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ __all__ = [
 
 
 def brightness(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Blend with black; factors (N,)."""
+    """Blend images with black by factors (N,)."""
     return _blended(torch.zeros((), device=pixels.device), pixels, factors)
 
 
 def saturation(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the grey image; a grey one stays."""
+    """Blend images with their grey versions by factors (N,); grey images do not change."""
     return pixels if pixels.shape[1] == 1 else _blended(_grey(pixels), pixels, factors)
 
 
 def contrast(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the mean grey level."""
+    """Blend images with their mean grey levels by factors (N,)."""
     grey = _grey(pixels)
     count = grey[0].numel()
     mean = (grey.long().sum((1, 2, 3), keepdim=True) + count // 2) // count
@@ -34,30 +35,30 @@ def contrast(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def sharpness(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the smoothed image; the border pixels stay."""
+    """Blend images with their smoothed versions by factors (N,); border pixels do not change."""
     channels, *sides = pixels.shape[1:]
     if min(sides) < 3:
         return pixels
     kernel = torch.ones(channels, 1, 3, 3, device=pixels.device)
     kernel[:, :, 1, 1] = 5
     smooth = pixels.clone()
-    # Sums of whole numbers are exact.
+    # Sums of integers are exact in float32.
     sums = F.conv2d(pixels.float(), kernel, groups=channels)
     smooth[:, :, 1:-1, 1:-1] = (sums / 13 + 0.5).to(torch.uint8)
     return _blended(smooth, pixels, factors)
 
 
 def posterized(pixels: Tensor, bits: int) -> Tensor:
-    """Keep the highest `bits` of 8 bits."""
+    """Keep the highest `bits` of the 8 bits of each value."""
     return pixels & (256 - (1 << (8 - bits)))
 
 
 def auto_contrast(pixels: Tensor) -> Tensor:
-    """Stretch each channel of each image to 0 and 255."""
+    """Stretch each channel of each image to the range from 0 to 255."""
     flat = pixels.flatten(2).long()
     low, high = flat.amin(2, keepdim=True), flat.amax(2, keepdim=True)
     levels = torch.arange(256, device=pixels.device)
-    # In whole numbers: Pillow's floating-point scale makes some of the brightest 254.
+    # Use integers: with Pillow's floating-point scale, some of the brightest pixels become 254.
     stretched = 255 * (levels - low) // (high - low).clamp(min=1)
     table = torch.where(high > low, stretched.clamp(0, 255), levels)
     return table.gather(2, flat).to(torch.uint8).view(pixels.shape)
@@ -68,7 +69,7 @@ def equalized(pixels: Tensor) -> Tensor:
     flat = pixels.flatten(2).long()
     counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.long, device=pixels.device)
     counts.scatter_add_(2, flat, torch.ones_like(flat))
-    # Pixels of the largest value are left out of the step.
+    # Like Pillow, exclude the pixels of the largest value from the step.
     last = counts.gather(2, flat.amax(2, keepdim=True))
     step = (flat.shape[2] - last) // 255
     below = counts.cumsum(2) - counts
@@ -78,12 +79,12 @@ def equalized(pixels: Tensor) -> Tensor:
 
 
 def hue(pixels: Tensor, shifts: Tensor) -> Tensor:
-    """Turn the hue of colour images by `shifts` (N,) in turns."""
+    """Rotate the hue of colour images by `shifts` (N,), in turns."""
     return turned(pixels.float(), shifts).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def turned(channels: Tensor, shifts: Tensor) -> Tensor:
-    """Turn the hue of colour images of floats (N, 3, H, W) by `shifts` (N,) in turns."""
+    """Rotate the hue of floating-point colour images (N, 3, H, W) by `shifts` (N,), in turns."""
     value, low = channels.amax(1, keepdim=True), channels.amin(1, keepdim=True)
     chroma = value - low
     red, green, blue = channels.split(1, 1)
@@ -99,7 +100,7 @@ def turned(channels: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    """Return the luma (N, 1, H, W) of ITU-R 601 as Pillow rounds it."""
+    """Return the luma (N, 1, H, W) by ITU-R 601, rounded as in Pillow."""
     if pixels.shape[1] == 1:
         return pixels
     red, green, blue = pixels.int().split(1, 1)

@@ -15,9 +15,9 @@ __all__ = ["Dataset", "DatasetFacts", "Images", "ObjectDataset", "Objects", "Spl
 
 
 class Images(Protocol):
-    """The images of a split: a normalised tensor (N, C, H, W), or an object that returns slices of one.
+    """The images of a split: a normalised tensor (N, C, H, W), or an object that returns parts of one.
 
-    `Pixels` keeps bytes in memory; `ImageFiles` decodes image files on access.
+    `Pixels` stores images as bytes in memory; `ImageFiles` decodes image files on access.
     """
 
     def __len__(self) -> int: ...
@@ -27,13 +27,13 @@ class Images(Protocol):
         ...
 
     def to(self, device: torch.device | str, /) -> Images:
-        """Move the images to a device; image files are decoded once."""
+        """Move the images to a device. Image files are decoded in the process."""
         ...
 
 
 @dataclass(frozen=True)
 class Split:
-    """Normalised images (N, C, H, W) with their class indices (N,) int64."""
+    """Normalised images (N, C, H, W) and their class indices (N,) int64."""
 
     images: Images
     labels: Tensor
@@ -42,18 +42,20 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Split:
-        """Move the split to a device; this decodes all images of an `ImageFiles` split."""
+        """Move the split to a device. All images of an `ImageFiles` split are decoded in the process."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Properties of a data set that are known without its files.
+    """The properties of a data set that are known without its files.
 
     Args:
-        input_shape: (C, H, W).
+        name: Name of the data set.
+        input_shape: Shape (C, H, W) of an image.
         classes: Class names in the order of the labels; empty if only the files contain them.
         mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel, for pixels in [0, 1].
     """
 
     name: str
@@ -68,8 +70,9 @@ class Dataset(DatasetFacts):
     """A classification data set.
 
     Args:
+        train: The training set.
         val: The search-validation set, taken from the training set and used for every selection.
-        load_test: Opens the test set; score it once, at the end.
+        load_test: Function that opens the test set, which should be scored only once, at the end.
     """
 
     train: Split
@@ -83,17 +86,18 @@ class Objects(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, Target]:
-        """Return a normalised float32 image (C, H, W), of any size, and its objects in pixels of it."""
+        """Return a normalised float32 image (C, H, W) of any size, and its objects in pixels of that image."""
         ...
 
 
 @dataclass(frozen=True)
 class ObjectDataset(DatasetFacts):
-    """A detection data set; `input_shape` is that of the network, which gets batches padded to one size.
+    """A detection data set. `input_shape` is that of the network, whose batches are padded to one size.
 
     Args:
+        train: The training set.
         val: The search-validation set, taken from the training images and used for every selection.
-        load_test: Opens the test set; score it once, at the end.
+        load_test: Function that opens the test set, which should be scored only once, at the end.
     """
 
     train: Objects

@@ -20,11 +20,11 @@ from irepdeploy.limits import open_file
 __all__ = ["decode_image", "open_image"]
 
 _LARGEST_FILE = 256 << 20
-# Pillow would run Ghostscript for others, such as EPS, whatever the name of the file.
+# For other formats, such as EPS, Pillow would run Ghostscript, regardless of the file name.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _DAMAGED = (OSError, ValueError, SyntaxError, IndexError, TypeError, struct.error, zlib.error)
 
-# The evaluation of ResNet: resize the shorter side to 256, then take the centre 224 pixels.
+# The evaluation protocol of ResNet: resize the shorter side to 256, then crop the central 224 pixels.
 _CENTRE = 224 / 256
 _ASPECT = (math.log(3 / 4), math.log(4 / 3))
 _TRIES = 10
@@ -43,9 +43,16 @@ def decode_image(
 ) -> np.ndarray[Any, Any]:
     """Decode an image to (height, width, 3) uint8.
 
-    A single size is the side of a square: the centre crop, 224/256 of the shorter side, is resized to it. An image must
-    have exactly the sizes of a pair (height, width), and is taken as it is. With a seed the crop is random in either
-    case: it covers at least the fraction `area` of the image, and its aspect ratio is 3/4 to 4/3 (Szegedy et al. 2015).
+    Args:
+        file: The encoded image or its path.
+        size: Side of a square, to which the centre crop (224/256 of the shorter side) is resized; or the height and
+            width that the image must have, in which case it is not resized.
+        area: With a seed, the minimum fraction of the image that the crop covers.
+        seed: Seed of a random crop with an aspect ratio of 3/4 to 4/3 (Szegedy et al. 2015); None for no random crop.
+        name: Name of the image, for error messages.
+
+    Raises:
+        InputError: The file is not an image, is damaged or too large, or has the wrong size.
     """
     from PIL import Image
 
@@ -66,7 +73,7 @@ def decode_image(
                 hint=f"data.options.size={min(width, height, *size)} crops and resizes all of them",
             )
         _reduce(image, box, max(tall, wide))
-        # Converting a palette with transparency directly to RGB gives wrong colours.
+        # Converting a palette image with transparency directly to RGB gives wrong colours.
         picture = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
         across, down = picture.width / width, picture.height / height
         scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
@@ -79,10 +86,10 @@ def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) ->
 
     Args:
         file: The encoded image or its path.
-        name: Its name in messages; by default its path.
+        name: Name of the image, for error messages. Default: its path.
 
     Raises:
-        InputError: It is not an image, or is damaged or too large.
+        InputError: The file is not an image, or is damaged or too large.
     """
     from PIL import Image
 
@@ -90,13 +97,13 @@ def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) ->
         if isinstance(file, str | os.PathLike):
             name = file if name is None else name
             file = stack.enter_context(open_file(file, "image", _LARGEST_FILE))
-        # Pillow only warns about an image of 90 million pixels, and refuses one of twice that.
+        # Pillow only warns about more than 90 million pixels, and refuses more than twice that; treat both as errors.
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             yield stack.enter_context(Image.open(file, formats=_FORMATS))
         except _DAMAGED as error:
-            # Pillow names the file object.
+            # Pillow's message contains the file object.
             reason = one_line(error).partition(" <_io.")[0]
             raise InputError(f"not an image, or damaged: {reason}", where=name, hint="replace or remove it") from error
         except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -105,7 +112,7 @@ def open_image(file: IO[bytes] | str | os.PathLike[str], name: object = None) ->
 
 
 def _reduce(image: Any, box: Box, size: int) -> None:
-    """Decode a JPEG at 1/2, 1/4 or 1/8 scale if the crop remains at least as large as the input."""
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size if the crop stays at least as large as `size`."""
     reduction = min(_LARGEST_REDUCTION, int(min(box[2] - box[0], box[3] - box[1]) / size))
     if reduction >= 2:
         power = 1 << (reduction.bit_length() - 1)
@@ -126,7 +133,7 @@ def _random(width: int, height: int, area: float, chosen: random.Random) -> Box:
         if 0 < across <= width and 0 < down <= height:
             left, top = int(chosen.random() * (width - across + 1)), int(chosen.random() * (height - down + 1))
             return left, top, left + across, top + down
-    # No such crop fits a very long image: take the largest centre crop of an allowed aspect ratio.
+    # If no such crop fits into a very elongated image, use the largest centre crop with an allowed aspect ratio.
     across = min(width, round(height * math.exp(_ASPECT[1])))
     down = min(height, round(width / math.exp(_ASPECT[0])))
     left, top = (width - across) // 2, (height - down) // 2

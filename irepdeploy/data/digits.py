@@ -1,7 +1,7 @@
-"""Scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels that ship with the library.
+"""Scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels that are part of the library.
 
 They are enlarged to 16x16 for the three stages of a small VGG. The test set of 597 images is fixed; the training and
-search-validation sets are taken from the other 1,200.
+search-validation sets are taken from the remaining 1,200.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ def digits(*, train: int = 150, val: int = 400) -> Dataset:
     """Load the digits.
 
     Args:
-        train: Number of training images, at least 2. The default is low because every network reaches 99 % with all.
-        val: Number of search-validation images; train + val is at most 1,200.
+        train: Number of training images, at least 2. The default is low because with all of them every network reaches
+            99 %.
+        val: Number of search-validation images. At most 1,200 together with `train`.
+
+    Raises:
+        InputError: The numbers do not fit.
+        MissingError: Scikit-learn is not installed.
     """
     whole = type(train) is int and type(val) is int
     if not whole or train < 2 or val < 1 or train + val > _POOL:

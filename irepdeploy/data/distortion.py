@@ -1,4 +1,4 @@
-"""Distort the colours of an image at random, as MMDetection's PhotoMetricDistortion does (Liu et al. 2016, SSD)."""
+"""Random colour distortion like MMDetection's PhotoMetricDistortion (Liu et al. 2016, SSD)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from irepdeploy.data.colours import turned
 
 __all__ = ["distorted"]
 
-# MMDetection's. Brightness is a difference in steps of a byte, hue one in degrees, the others are factors.
+# Values of MMDetection: brightness is a difference in grey levels, hue one in degrees; the others are factors.
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 32.0, (0.5, 1.5), (0.5, 1.5), 18.0
 
 
 def distorted(pixels: Tensor) -> Tensor:
-    """Return an image (C, H, W) with other colours, float32, drawn by torch's generator; values may leave 0 to 255.
+    """Return an image (C, H, W) with randomly distorted colours as float32; values may be outside 0 to 255.
 
-    Brightness, contrast, saturation, hue and the order of the channels change with a probability of 1/2 each, contrast
-    before or after the colours. A grey image has no colours.
+    Brightness, contrast, saturation, hue and the order of the channels are each changed with probability 1/2, contrast
+    either before or after the colours. In a grey image, only brightness and contrast change. Random numbers come from
+    torch's global generator.
     """
     found = pixels.float()
     if _coin():
@@ -34,10 +35,10 @@ def distorted(pixels: Tensor) -> Tensor:
 
 
 def _saturated(pixels: Tensor, factor: float) -> Tensor:
-    """Multiply the saturation, the distance of the least from the greatest channel as a share of it, up to 1."""
+    """Multiply the saturation, (max - min) / max over the channels, by a factor, up to 1."""
     value = pixels.amax(0)
     chroma = value - pixels.amin(0)
-    # A pixel that is darker than black has no saturation.
+    # A pixel darker than black has no saturation.
     most = torch.where(value > 0, value, chroma)
     wanted = chroma * factor if factor <= 1 else torch.minimum(chroma * factor, most)
     return value - (value - pixels) * (wanted / chroma.clamp(min=1e-6))

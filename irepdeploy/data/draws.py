@@ -1,4 +1,4 @@
-"""Random numbers of augmentation, drawn on the CPU before an epoch."""
+"""The random numbers of an augmentation, drawn on the CPU before an epoch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ __all__ = ["Draws"]
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for N images; None for a disabled augmentation.
+    """The random numbers for N images; None for a disabled augmentation.
 
     Args:
-        shifts: (N, 2) top left corners of the crops in the padded images.
-        flips: (N,) bool, whether an image is flipped horizontally.
-        holes: (N, 2) centres of the cutout squares.
-        seeds: (N,) seeds of the random crops of decoded images.
-        areas: (N, 4) boxes of the random crops of images in memory; a box is (top, left, height, width).
-        operations: (N, R) operations of RandAugment, and (N, R) their signs; they stay on the CPU.
-        jitters: (N, 4) factors of brightness, contrast and saturation, and shifts of the hue.
-        erased: (N, 4) boxes of random erasing, empty ones where nothing is erased.
-        shares: (N,) what an image keeps of itself in mixup and CutMix.
-        pasted: (N, 4) boxes of CutMix, empty ones for mixup.
+        shifts: Top left corners (N, 2) of the crops in the padded images.
+        flips: Whether each image is flipped horizontally, (N,) bool.
+        holes: Centres (N, 2) of the cutout squares.
+        seeds: Seeds (N,) of the random crops of decoded images.
+        areas: Boxes (N, 4) of the random crops of images in memory; a box is (top, left, height, width).
+        operations: Operations (N, R) of RandAugment, which stay on the CPU.
+        signs: Signs (N, R) of these operations, which stay on the CPU.
+        jitters: Factors of brightness, contrast and saturation, and shifts of the hue, (N, 4).
+        erased: Boxes (N, 4) of random erasing; empty where nothing is erased.
+        shares: Share (N,) that each image keeps of itself in mixup and CutMix.
+        pasted: Boxes (N, 4) of CutMix; empty for mixup.
     """
 
     shifts: Tensor | None = None
@@ -43,7 +44,7 @@ class Draws:
         return replace(self, **{name: None if all_ is None else all_[part] for name, all_ in vars(self).items()})
 
     def to(self, device: torch.device | str) -> Draws:
-        """Move the draws to a device, except the operations of RandAugment."""
+        """Move the draws to a device, except the operations and signs of RandAugment."""
         stay = ("operations", "signs")
         moved = {name: all_.to(device) for name, all_ in vars(self).items() if all_ is not None and name not in stay}
         return replace(self, **moved)

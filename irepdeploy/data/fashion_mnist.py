@@ -26,9 +26,9 @@ FASHION_MNIST = DatasetFacts(
 )
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _INSTALL = "sudo apt-get install dataset-fashion-mnist"
-# Folders below `root` where other programs put the files: Debian's own, and torchvision.
+# Folders below `root` in which Debian and torchvision store the files.
 _BELOW = (".", "fashion-mnist", "FashionMNIST/raw")
-# SHA-256 of the unpacked files: Debian packs them anew.
+# SHA-256 of the unpacked files, because Debian compresses them again.
 _DIGESTS = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -50,10 +50,14 @@ def fashion_mnist(
     Args:
         root: Folder with the four IDX files, gzipped or not; None for that of the Debian package dataset-fashion-mnist.
         train: Number of training images; None for all images outside the search-validation set.
-        val: Number of search-validation images, taken from the training set class by class.
+        val: Number of search-validation images, taken from the training set in proportion to the classes.
         split_seed: Seed of this split.
-        verify: Require the published files; False accepts others in their format, such as those of MNIST, whose classes
-            are called 0 to 9.
+        verify: Require the published files; False accepts other files in this format, such as those of MNIST, and then
+            names the classes 0 to 9.
+
+    Raises:
+        MissingError: `root` is None and the Debian package is not installed.
+        InputError: Files are missing, damaged or not the published ones, or the split is impossible.
     """
     train = None if train is None else whole("train", train, 2)
     val, split_seed = whole("val", val, 1), whole("split_seed", split_seed, 0, 2**60)
@@ -99,7 +103,7 @@ def _find(root: str | os.PathLike[str] | None) -> dict[str, Path]:
 
 
 def _read(files: dict[str, Path], part: str, verify: bool) -> tuple[Tensor, Tensor]:
-    """Return pixels (N, 1, 28, 28) uint8 and labels (N,) int64 of "train" or "t10k"."""
+    """Return the pixels (N, 1, 28, 28) uint8 and labels (N,) int64 of the part "train" or "t10k"."""
     names = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
     images, labels = (
         read_idx(files[name], dimensions, sha256=_DIGESTS[name] if verify else None)

@@ -1,4 +1,4 @@
-"""Image files in class folders: train/CLASS/*.JPEG and val/CLASS/*.JPEG, the layout of ImageNet, or test/CLASS/ too."""
+"""Image files in class folders: train/CLASS/*.JPEG and val/CLASS/*.JPEG as in ImageNet, optionally with test/CLASS/."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ClassFolders:
     """The images in a folder of class folders.
 
     Args:
-        paths: (N,) paths relative to the folder, as bytes: a tenth of the memory of a million Path objects, and shared
-            with worker processes instead of copied.
-        labels: (N,) int64 class indices, in alphabetical order of the class names.
+        paths: Paths (N,) relative to the folder, as bytes. They take a tenth of the memory of Path objects, and are
+            shared with worker processes instead of copied.
+        labels: Class indices (N,) int64, in alphabetical order of the class names.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class ClassFolders:
 
 
 def has_test_folders(root: Path) -> bool:
-    """Return whether there is a folder test/ of class folders; that of ImageNet holds images without labels."""
+    """Return whether there is a folder test/ with class folders; the one of ImageNet contains unlabelled images."""
     folder = root / "test"
     try:
         return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
@@ -53,9 +53,17 @@ def has_test_folders(root: Path) -> bool:
 
 
 def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[ClassFolders, tuple[str, ...]]:
-    """List the images of a folder that contains one folder per class; other files are ignored.
+    """List the images of a folder that contains one folder per class. Other files are ignored.
 
-    Return the images and the class names, which must be `classes` if given.
+    Args:
+        folder: Folder of the class folders.
+        classes: Class names that the folder must have; None for any.
+
+    Returns:
+        The images and the class names.
+
+    Raises:
+        InputError: The folder is missing or unreadable, a class is missing or unexpected, or has no images.
     """
     if not folder.is_dir():
         raise InputError(

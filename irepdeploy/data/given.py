@@ -1,4 +1,4 @@
-"""Data as a caller gives it: arrays in memory become a Split, everything else a Stream."""
+"""Conversion of a caller's data: arrays in memory become a Split, everything else a Stream."""
 
 from __future__ import annotations
 
@@ -19,15 +19,21 @@ from irepdeploy.limits import memory_bytes
 
 __all__ = ["check_disjoint", "held", "opened"]
 
-# Part of a device's memory that search-validation images may fill.
+# Search-validation images may fill this fraction, 1 / _SHARE, of a device's memory.
 _SHARE = 4
 
 
 def opened(data: Any, read: Read, name: str, dtype: torch.dtype = torch.float32) -> Split | Stream:
-    """Return data as a Split if it is a pair of arrays, a dictionary of arrays or a TensorDataset, else as a Stream.
+    """Convert data to a Split if it is a pair of arrays, a dictionary of arrays or a TensorDataset, else to a Stream.
+
+    Args:
+        data: Data of the caller.
+        read: Function that returns the inputs and targets of a batch.
+        name: Name of the data, for error messages.
+        dtype: Dtype of the inputs.
 
     Raises:
-        InputError: It is empty, has fewer targets than inputs, or cannot be iterated.
+        InputError: The data are empty, have different numbers of inputs and targets, or cannot be iterated.
     """
     if isinstance(data, Split):
         return data
@@ -52,9 +58,9 @@ def opened(data: Any, read: Read, name: str, dtype: torch.dtype = torch.float32)
 
 
 def held(data: Split | Stream, batch_size: int, device: torch.device) -> Split | Stream:
-    """Return a stream as a Split on the device if its samples have one size and fill at most a quarter of the memory.
+    """Load a stream onto the device as a Split, if its samples have one size and fit into a quarter of the memory.
 
-    Otherwise return it as it is, its samples counted.
+    Otherwise return the stream itself, whose number of samples is then known.
     """
     if isinstance(data, Split):
         return data
@@ -65,7 +71,7 @@ def held(data: Split | Stream, batch_size: int, device: torch.device) -> Split |
             continue
         fits = isinstance(targets, Tensor) and len(targets) == len(inputs)
         if not fits and data.by_index:
-            # How many samples there are is known.
+            # The number of samples is already known.
             return data
         if fits and batches:
             fits = (inputs.shape[1:], targets.shape[1:]) == (batches[0][0].shape[1:], batches[0][1].shape[1:])
@@ -81,9 +87,10 @@ def held(data: Split | Stream, batch_size: int, device: torch.device) -> Split |
 
 
 def check_disjoint(train: Any, val: Any, opened_train: Split | Stream, opened_val: Split | Stream) -> None:
-    """Raise InputError where search-validation images are also training images, as far as both are in memory.
+    """Raise InputError if search-validation images are also training images, as far as this can be detected.
 
-    Objects that are the same, parts of one Dataset, in a DataLoader or not, and images in memory are compared.
+    Detected are identical objects, overlapping subsets of one Dataset (also inside a DataLoader), and equal images in
+    memory.
     """
     shared = 0
     (ours, mine), (theirs, yours) = _origin(train), _origin(val)
@@ -104,7 +111,7 @@ def check_disjoint(train: Any, val: Any, opened_train: Split | Stream, opened_va
 
 
 def _origin(data: Any) -> tuple[Any, Sequence[int] | None]:
-    """Return the Dataset that a loader or subsets take samples from, and which samples; None if it has no index."""
+    """Return the Dataset behind a loader or subsets, and the indices of its samples; None if it has no indices."""
     found: Any = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(found, Subset):
         base, chosen = _origin(found.dataset)
@@ -118,7 +125,7 @@ def _pixels(data: Split) -> Tensor | None:
 
 
 def _shared(ours: Tensor, theirs: Tensor) -> int:
-    """Return how many of `theirs` are among `ours`, by checksum and then value by value."""
+    """Return the number of images of `theirs` that are also in `ours`, comparing checksums first and then values."""
     known: dict[int, list[int]] = {}
     for index, image in enumerate(ours):
         known.setdefault(_checksum(image), []).append(index)

@@ -1,4 +1,4 @@
-"""Image classification data sets of the Hugging Face `datasets` library, from disk; nothing is downloaded."""
+"""Image classification data sets of the Hugging Face `datasets` library, read from disk; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_CLASSES = 100_000
 
 @dataclass(frozen=True)
 class HubImages:
-    """A split of a saved data set: its rows, whose image `column` is not decoded, and (N,) int64 labels."""
+    """A split of a saved data set: its rows, with encoded images in `column`, and labels (N,) int64."""
 
     folder: Path
     rows: Any
@@ -38,7 +38,7 @@ class HubImages:
         return io.BytesIO(image["bytes"]) if image["bytes"] is not None else str(image["path"])
 
     def name(self, index: int) -> str:
-        """Return the folder, the row and the file name, if any, for error messages."""
+        """Return the folder, row and (if any) file name of an image, for error messages."""
         path = self.rows[int(index)][self.column]["path"]
         return f"{self.folder}, row {index}" + (f" ({path})" if path else "")
 
@@ -52,14 +52,20 @@ Opened = tuple[HubImages, HubImages, tuple[str, ...]]
 
 
 def read_saved(folder: Path, *, image: str | None = None, label: str | None = None) -> Opened:
-    """Open a saved `DatasetDict`; return the training images, the test images and the class names.
-
-    The test images are the first of the splits "validation", "valid", "val" and "test" that exists.
+    """Open a saved `DatasetDict`.
 
     Args:
-        folder: What `DatasetDict.save_to_disk` wrote.
-        image: Column of the images; None for the only one.
-        label: Column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
+        folder: Folder written by `DatasetDict.save_to_disk`.
+        image: Column of the images; None for the only image column.
+        label: Column of the labels, which are classes, integers from 0, or text; None for the only class column.
+
+    Returns:
+        The training images, the test images and the class names. The test images are the first existing split of
+        "validation", "valid", "val" and "test".
+
+    Raises:
+        InputError: The folder is not such a data set, or a split, column or label is missing.
+        MissingError: The package `datasets` is not installed.
     """
     library = _library(folder)
     try:
@@ -77,16 +83,18 @@ def read_cached(
     image: str | None = None,
     label: str | None = None,
 ) -> Opened:
-    """Open a data set by its name on the hub, from the cache of `datasets`; see `read_saved`.
+    """Open a data set from the cache of `datasets` by its name on the hub.
+
+    The results and errors are those of `read_saved`.
 
     Args:
-        name: Such as "ylecun/mnist".
-        cache: Folder of the cache; None for the library's own.
-        config: Configuration, where the cache holds several.
-        image: Column of the images.
-        label: Column of the labels.
+        name: Name on the hub, such as "ylecun/mnist".
+        cache: Folder of the cache; None for the library's default.
+        config: Name of the configuration, if the cache contains several.
+        image: Column of the images; see `read_saved`.
+        label: Column of the labels; see `read_saved`.
     """
-    # It becomes part of a path and of a pattern.
+    # The names become part of a path and of a glob pattern.
     for text in (name, config):
         if text is not None and not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", text):
             raise InputError(f"expected a name such as ylecun/mnist, got {text!r}", where="data.name")
@@ -117,7 +125,7 @@ def _library(where: object) -> Any:
     except ImportError as error:
         hint = "pip install irepdeploy[data]"
         raise MissingError("this data set requires the package datasets", where=where, hint=hint) from error
-    # Its progress bars move the cursor, which `console` would show as text.
+    # The library's progress bars move the cursor with control codes, which `console` would show as text.
     library.disable_progress_bars()
     return library
 
@@ -152,7 +160,7 @@ def _opened(library: Any, splits: Any, folder: Path, image: str | None, label: s
 
 
 def _column(rows: Any, given: str | None, kind: type, what: str, folder: Path) -> str:
-    """Return the column that is given, or the only one of a kind."""
+    """Return the given column after checking its type, or the only column of that type."""
     found = [key for key, feature in rows.features.items() if isinstance(feature, kind)]
     if given is None and len(found) == 1:
         return str(found[0])
@@ -170,7 +178,7 @@ def _column(rows: Any, given: str | None, kind: type, what: str, folder: Path) -
 def _labels(
     rows: Any, column: str, known: tuple[str, ...] | None, library: Any, where: str
 ) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
-    """Return labels (N,) int64 and the class names; `known` are those of the training images."""
+    """Return the labels (N,) int64 and the class names; `known` are the class names of the training images."""
     feature = rows.features[column]
     values = rows.with_format("numpy")[column][:]
     if isinstance(feature, library.ClassLabel):

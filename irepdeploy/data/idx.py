@@ -1,6 +1,7 @@
 """Read IDX files, the format of MNIST (LeCun et al. 1998), gzipped or not.
 
-Two zero bytes, the type of the values, the number of dimensions, each size as four bytes (big-endian), then the values.
+A file consists of two zero bytes, the type of the values, the number of dimensions, each size as four bytes
+(big-endian), and the values.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ _FIX = "download it again"
 
 
 def read_idx(path: Path, dimensions: int, *, sha256: str | None = None) -> Tensor:
-    """Read an IDX file of bytes as a uint8 tensor; a name that ends in .gz is unpacked.
+    """Read an IDX file of bytes as a uint8 tensor. A file whose name ends in .gz is unpacked.
 
     No more is unpacked than the header announces.
 
     Args:
-        path: The file.
-        dimensions: Number of dimensions that it must have.
-        sha256: Digest of the unpacked content that it must have; None accepts any.
+        path: Path of the file.
+        dimensions: Required number of dimensions.
+        sha256: Required digest of the unpacked content; None to accept any.
 
     Raises:
         InputError: The file is missing, truncated, damaged, or of another format.
@@ -48,7 +49,7 @@ def read_idx(path: Path, dimensions: int, *, sha256: str | None = None) -> Tenso
                 raise InputError(
                     f"announces {size_text(expected)} of values, more than {size_text(_LARGEST)}", where=path, hint=_FIX
                 )
-            # One byte more shows whether anything follows.
+            # Read one byte more, to detect trailing data.
             values = stream.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"truncated or damaged: {one_line(error)}", where=path, hint=_FIX) from error

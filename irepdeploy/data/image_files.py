@@ -1,4 +1,4 @@
-"""Images that are decoded on access, with prefetching worker processes."""
+"""Images that are decoded on access by prefetching worker processes."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ _AHEAD = 4
 
 
 class ImageSource(Protocol):
-    """Source of encoded images; each worker process gets a copy."""
+    """A source of encoded images. Each worker process gets a copy."""
 
     def __len__(self) -> int: ...
 
     def open(self, index: int) -> IO[bytes] | str:
-        """Return the encoded image, or its path."""
+        """Return the encoded image or its path."""
         ...
 
     def name(self, index: int) -> str:
-        """Return the name of the image in error messages."""
+        """Return the name of the image for error messages."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images of a source, cropped and resized to (3, size, size), or as they are.
+    """The images of a source, cropped and resized to (3, size, size), or in their own common size.
 
     Args:
-        indices: Images of the source, in this order.
-        size: Side of the square; or height and width that all images have, so that they stay as they are.
+        source: Source of the encoded images.
+        indices: Indices of the images in the source, in this order.
+        size: Side of a square to crop and resize to; or the height and width of all images, which are then not resized.
         mean: Mean of each channel, for pixels in [0, 1].
-        workers: Number of decoding processes; 0 decodes in this process. It does not change the result.
+        std: Standard deviation of each channel, for pixels in [0, 1].
+        workers: Number of decoding processes; 0 decodes in this process. The result does not depend on it.
     """
 
     source: ImageSource
@@ -59,7 +61,7 @@ class ImageFiles:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width of the images that it gives."""
+        """The height and width of the decoded images."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
@@ -72,7 +74,7 @@ class ImageFiles:
         return Pixels(torch.cat(list(self.decode(chosen, device))), self.mean, self.std)
 
     def normalise(self, values: Tensor) -> Tensor:
-        """Normalise pixels (n, 3, H, W) to float32 (x / 255 - mean) / std on their device."""
+        """Normalise pixels (n, 3, H, W) to float32, (x / 255 - mean) / std, on their device."""
         return normalise(values, self.mean, self.std)
 
     def decode(
@@ -86,9 +88,17 @@ class ImageFiles:
     ) -> Iterator[Tensor]:
         """Decode batches of images to uint8 pixels (n, 3, height, width) in channels-last format.
 
-        `seeds` give a random crop of each image, of at least the fraction `area`; without seeds it is the centre crop,
-        or the whole image where it stays as it is.
-        An error names the file of a damaged image.
+        Args:
+            batches: Indices of the images of each batch.
+            device: Device of the pixels.
+            area: Minimum fraction of the image covered by a random crop.
+            seeds: Seeds of the random crops, one per image; None for the centre crop, or the whole image if it is not
+                resized.
+            workers: Number of decoding processes. Default: that of the object.
+
+        Raises:
+            InputError: An image is damaged or has the wrong size; the message names the file.
+            RunError: A decoding process died.
         """
         from torch.utils.data import DataLoader
 
@@ -96,7 +106,7 @@ class ImageFiles:
         workers = min(self.workers if workers is None else workers, len(batches))
         rows = [self.indices[list(batch)] for batch in batches]
         with warnings.catch_warnings():
-            # It warns about more workers than processors, which the user has asked for.
+            # The loader warns about more workers than processors, but the user has asked for them.
             warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             loader: DataLoader[Any] = DataLoader(
                 _Decoder(self.source, rows, self.size, area, seeds),  # type: ignore[arg-type]  # length and items do
@@ -106,7 +116,7 @@ class ImageFiles:
                 prefetch_factor=_AHEAD if workers else None,
                 worker_init_fn=_leave_interrupts if workers else None,
                 pin_memory=on_gpu,
-                # Otherwise the loader draws from the global generator.
+                # Otherwise the loader would draw from the global generator.
                 generator=torch.Generator(),
             )
             decoded = iter(loader)
@@ -121,13 +131,13 @@ class ImageFiles:
             hint = "usually out of memory: use fewer data.options.workers or more shared memory (/dev/shm)"
             raise RunError(f"an image decoding process died: {one_line(error)}", hint=hint) from error
         finally:
-            # The traceback of an error holds this frame, and would keep the processes alive until it is collected.
+            # The traceback of an error references this frame, which would keep the processes alive.
             pixels = decoded = None  # type: ignore[assignment]  # neither is used again
 
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Batches by number, as sent to worker processes."""
+    """The batches, by number, as sent to worker processes."""
 
     source: ImageSource
     batches: Sequence[np.ndarray[Any, Any]]
@@ -139,7 +149,7 @@ class _Decoder:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Any:
-        """Return (n, height, width, 3) uint8, or the error, which would lose its class if raised in a worker."""
+        """Return pixels (n, height, width, 3) uint8, or an error, which would lose its class if raised in a worker."""
         chosen = self.batches[number].tolist()
         sides = (self.size, self.size) if isinstance(self.size, int) else self.size
         pixels = np.empty((len(chosen), *sides, 3), dtype=np.uint8)
@@ -158,6 +168,6 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _leave_interrupts(worker: int) -> None:
-    # Ctrl-C and the end of a terminal reach the whole process group; the main process stops the workers.
+    # Ctrl-C and closing the terminal reach the whole process group; ignore them, as the main process stops the workers.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

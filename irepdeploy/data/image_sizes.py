@@ -1,4 +1,4 @@
-"""The size that the images of a data set have, from the headers of their files."""
+"""Find the common size of the images of a data set from the headers of their files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from irepdeploy.errors import InputError
 
 __all__ = ["own_size"]
 
-# Of each source, evenly spread. Decoding checks the others.
+# Number of images to check per source, evenly spaced. The others are checked when they are decoded.
 _MOST = 2000
 _SHOWN = 3
 _LEAST = 8
 
 
 def own_size(folder: object, sources: Sequence[ImageSource]) -> tuple[int, int]:
-    """Return height and width of the images, which must all have one size.
+    """Return the common height and width of the images.
 
     Raises:
-        InputError: They have several, or one is damaged.
+        InputError: The images have several sizes, or an image is damaged.
     """
     sizes: Counter[tuple[int, int]] = Counter()
     for source in sources:

@@ -46,12 +46,15 @@ def imagenet(
         root: Folder with train/ and val/, each with one folder per class; or the same data saved to disk by the Hugging
             Face `datasets` library.
         train: Number of training images; None for all images outside the search-validation set.
-        val: Number of search-validation images, taken from the training set class by class.
+        val: Number of search-validation images, taken from the training set in proportion to the classes.
         size: Side of the network's input in pixels.
-        workers: Number of decoding processes; None for one per processor, at most 16. It does not change the result.
+        workers: Number of decoding processes; None for one per processor, at most 16. The result does not depend on it.
         split_seed: Seed of the search-validation split.
         verify: Require 1,000 classes with 1,281,167 training and 50,000 test images, and folders named by WordNet
             numbers; False accepts other class folders.
+
+    Raises:
+        InputError: The data are missing, incomplete or damaged, or the split is impossible.
     """
     return _load("imagenet", root, train, val, size, workers, split_seed, verify=switch("verify", verify))
 
@@ -67,9 +70,9 @@ def folders(
 ) -> Dataset:
     """Load images from class folders or a data set saved by `datasets`; see `imagenet` for the options.
 
-    With class folders in val/ and test/, the search-validation images are those in val/, and `val` must be None. With
-    one of the two, it is the test set, and `val` images of train/ are the search-validation images. Without a `size`
-    the images stay as they are, and must all have one size.
+    If both val/ and test/ contain class folders, the images in val/ are the search-validation set and `val` must be
+    None. If there is only one of them, it is the test set, and `val` images of train/ become the search-validation set.
+    Without a `size`, images are not resized and must all have the same size.
     """
     return _load("folders", root, train, val, size, workers, split_seed, verify=False, own_test=True)
 
@@ -92,22 +95,26 @@ def hugging_face(
     Nothing is downloaded.
 
     Args:
-        source: Folder that `save_to_disk` wrote, or a name on the hub, such as ylecun/mnist, that is in the cache.
-        root: Folder of the cache; None for the library's own.
-        config: Configuration, where the cache holds several.
-        image: Column of the images; None for the only one.
-        label: Column of the labels: classes, whole numbers from 0, or text; None for the only one of classes.
+        source: Folder written by `save_to_disk`, or the name on the hub, such as ylecun/mnist, of a cached data set.
+        root: Folder of the cache; None for the library's default.
+        config: Name of the configuration, if the cache contains several.
+        image: Column of the images; None for the only image column.
+        label: Column of the labels, which are classes, integers from 0, or text; None for the only class column.
         train: Number of training images, as in `imagenet`.
         val: Number of search-validation images.
         size: Side of the network's input in pixels; None keeps the images' own size.
-        workers: Number of decoding processes.
+        workers: Number of decoding processes, as in `imagenet`.
         split_seed: Seed of the search-validation split.
+
+    Raises:
+        InputError: The data set is not on disk or is unsuitable, or the split is impossible.
+        MissingError: The package `datasets` is not installed.
     """
     columns: dict[str, Any] = {"image": image, "label": label}
     for key, value in {"config": config, **columns}.items():
         if value is not None and not isinstance(value, str):
             raise InputError(f"expected text, got {value!r}", where=f"data option {key}")
-    # Sizes first: opening may take a while.
+    # Check the sizes first, because opening may take a while.
     whole("val", val, 1)
     folder = Path(source).expanduser()
     if folder.exists() and is_saved_dataset(folder):

@@ -16,7 +16,7 @@ __all__ = ["real_inputs"]
 def real_inputs(
     shape: tuple[int, ...], count: int, dataset_name: str | None = None
 ) -> tuple[np.ndarray[Any, Any], str]:
-    """Return real images (count, C, H, W) for comparing outputs, not for measuring accuracy, and their source."""
+    """Return real images (count, C, H, W) for comparing outputs (not for measuring accuracy), and their source."""
     if dataset_name == SHAPES.name and len(shape) == 3 and shape[0] == 1 and shape[1] == shape[2] >= LEAST_SIDE:
         canvases = shapes(size=shape[1], train=2, val=count).val
         return np.stack([canvases[index][0].numpy() for index in range(count)]), f"data set {dataset_name}"

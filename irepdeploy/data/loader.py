@@ -1,4 +1,4 @@
-"""Load batches of a split onto a device: shuffled and augmented for training, in order for evaluation."""
+"""Loaders that bring batches of a split to a device: shuffled and augmented for training, in order for evaluation."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["Loader", "in_order"]
 
 
 class Loader:
-    """Iterate over training batches; each iteration is one epoch with a new order and new augmentation.
+    """Loader of training batches. Each iteration is one epoch with a new order and new augmentation.
 
-    All randomness comes from `generator`, which advances only at the start of an epoch: a run resumes bit-exactly from
-    its state between epochs. A split in memory stays on the device; image files are decoded ahead.
+    All randomness comes from `generator`, which advances only at the start of an epoch, so a run resumes bit-exactly
+    from its state between epochs. A split in memory is kept on the device; image files are decoded in advance.
 
     Args:
         split: Images and labels.
         batch_size: Images per batch, over all processes.
         generator: CPU generator, in the same state in every process.
-        augmentation: Default: none.
+        augmentation: Augmentation of the images. Default: none.
         device: Device of the batches.
-        rank: Index of this process; it loads every `ranks`-th image of a batch.
+        rank: Index of this process, which loads every `ranks`-th image of a batch.
         ranks: Number of processes.
         classes: Number of classes, for mixup and CutMix.
 
@@ -76,13 +76,13 @@ class Loader:
             )
 
     def __len__(self) -> int:
-        """Return the number of batches per epoch; a last batch with fewer than two images per process is dropped."""
+        """Return the number of batches per epoch. A last batch with fewer than two images per process is dropped."""
         return len(self._parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised float32 images (N, C, H, W) in channels-last format, and labels (N,).
 
-        With mixup or CutMix the labels are shares of the classes (N, classes) float32.
+        With mixup or CutMix, labels are class shares (N, classes) float32.
         """
         count = len(self._labels)
         order = torch.randperm(count, generator=self._generator)
@@ -115,7 +115,7 @@ class Loader:
 def in_order(
     split: Split | Stream, batch_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[Tensor, Any]]:
-    """Yield all images (N, C, H, W), in channels-last format and without augmentation, and labels (N,) in order."""
+    """Yield batches of all images (N, C, H, W) and labels (N,) in order, in channels-last format, not augmented."""
     if isinstance(split, Stream):
         yield from split.in_order(batch_size, device)
         return

@@ -1,4 +1,4 @@
-"""Tensors inside tuples, lists and dictionaries."""
+"""Functions for tensors inside tuples, lists and dictionaries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["mapped"]
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to the tensors of a value: a tensor, or tuples, lists, dictionaries of some, or `Targets`."""
-    # Targets are moved, indexed and split as a tensor of labels is.
+    """Apply a function to each tensor or `Targets` in a value of nested tuples, lists and dictionaries."""
+    # Targets can be moved, indexed and split like a tensor of labels.
     if isinstance(value, Tensor | Targets):
         return function(value)
     if isinstance(value, Mapping):
         return {key: mapped(function, item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         items = [mapped(function, item) for item in value]
-        # A named tuple takes its fields one by one.
+        # A named tuple takes its fields as separate arguments.
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value

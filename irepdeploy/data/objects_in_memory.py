@@ -16,7 +16,7 @@ __all__ = ["ObjectsInMemory"]
 
 @dataclass(frozen=True)
 class ObjectsInMemory:
-    """Images of one size, kept as bytes, and the targets of each."""
+    """Images of one size, stored as bytes, with the target of each."""
 
     images: Pixels
     targets: Targets

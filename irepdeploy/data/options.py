@@ -1,4 +1,4 @@
-"""Validate the options of data sets in recipes."""
+"""Validation of the options of data sets in recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["existing_folder", "switch", "whole"]
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return `value`, an integer between `least` and `most`."""
+    """Return `value`, or raise InputError unless it is an integer between `least` and `most`."""
     if type(value) is not int or value < least or (most is not None and value > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"expected an integer {limits}, got {value!r}", where=f"data option {name}")
@@ -20,14 +20,14 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
 
 
 def switch(name: str, value: Any) -> bool:
-    """Return `value`, a boolean."""
+    """Return `value`, or raise InputError unless it is a boolean."""
     if not isinstance(value, bool):
         raise InputError(f"expected true or false, got {value!r}", where=f"data option {name}")
     return value
 
 
 def existing_folder(root: Any) -> Path:
-    """Return `root` as a path with `~` expanded."""
+    """Return `root` as a path with `~` expanded, or raise InputError unless it is an existing folder."""
     if not isinstance(root, str | os.PathLike) or not os.fspath(root):
         raise InputError(f"expected a folder, got {root!r}", where="data.root")
     path = Path(root).expanduser()

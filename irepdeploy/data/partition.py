@@ -11,9 +11,20 @@ __all__ = ["cut_validation"]
 
 
 def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Split a training set, preserving class proportions up to rounding; `train` of None takes all others.
+    """Split a training set, preserving the class proportions up to rounding.
 
-    Return the sorted indices of the training and of the search-validation images. The latter do not depend on `train`.
+    Args:
+        labels: Class indices (N,) of the training set.
+        val: Number of search-validation images.
+        train: Number of training images; None for all others.
+        seed: Seed of the split.
+
+    Returns:
+        The sorted indices of the training images and of the search-validation images. The latter do not depend on
+        `train`.
+
+    Raises:
+        InputError: There are too few images.
     """
     wanted = val + (2 if train is None else train)
     if wanted > len(labels):
@@ -32,7 +43,7 @@ def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int
 
 
 def _stratified(labels: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """Choose `count` images in proportion to the classes, by largest remainder; return (N,) bool."""
+    """Choose `count` images in proportion to the classes by the largest remainders, and return a mask (N,)."""
     sizes = torch.bincount(labels)
     exact = sizes.double() * count / len(labels)
     quota = exact.long()

@@ -1,4 +1,4 @@
-"""Crops of the two photographs that ship with scikit-learn, as real inputs for networks without a data set."""
+"""Crops of the two photographs in scikit-learn, as real inputs for networks without a data set."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ _NAMES = ("china.jpg", "flower.jpg")
 
 
 def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Return square crops (count, C, H, W) float32, normalised by mean 0.45 and standard deviation 0.25.
+    """Return random square crops (count, C, H, W) float32, normalised by mean 0.45 and standard deviation 0.25.
 
-    C is 1 (greyscale) or 3.
+    Args:
+        shape: Shape (C, H, W) of an image; C is 1 (greyscale) or 3.
+        count: Number of crops.
+        seed: Seed of the crops.
+
+    Raises:
+        InputError: C is not 1 or 3.
+        MissingError: Scikit-learn is not installed.
     """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(
@@ -42,7 +49,7 @@ def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray
 
 def photograph_files() -> list[Path]:
     """Return the paths of the photographs."""
-    # Importing scikit-learn would take longer than everything else here.
+    # Importing scikit-learn would take longer than everything else in this module.
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise MissingError("scikit-learn is not installed", hint="pip install scikit-learn")

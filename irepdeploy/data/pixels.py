@@ -1,4 +1,4 @@
-"""Images kept as uint8 and normalised on access, in a quarter of the memory of float32."""
+"""Images stored as uint8, in a quarter of the memory of float32, and normalised on access."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ["Pixels", "normalise"]
 
 @dataclass(frozen=True)
 class Pixels:
-    """uint8 images (N, C, H, W), fastest in channels-last format; mean and std are of pixels in [0, 1]."""
+    """Images (N, C, H, W) stored as uint8, preferably in channels-last format.
+
+    `mean` and `std` are given for pixels in [0, 1].
+    """
 
     values: Tensor
     mean: Sequence[float]
@@ -31,17 +34,17 @@ class Pixels:
         return Pixels(self.values.to(device), self.mean, self.std)
 
     def normalise(self, values: Tensor) -> Tensor:
-        """Normalise pixels (n, C, H, W) to float32 (x / 255 - mean) / std on their device."""
+        """Normalise pixels (n, C, H, W) to float32, (x / 255 - mean) / std, on their device."""
         return normalise(values, self.mean, self.std)
 
 
 def normalise(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalise pixels (n, C, H, W) to float32 (x / 255 - mean) / std on their device."""
+    """Normalise pixels (n, C, H, W) to float32, (x / 255 - mean) / std, on their device."""
     factor, offset = _constants(tuple(mean), tuple(std), values.device)
     return values.float().mul_(factor).sub_(offset)
 
 
-# Cached per device: a copy from the CPU in every batch would synchronise with the device.
+# Cached per device, because copying from the CPU in every batch would synchronise with the device.
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:

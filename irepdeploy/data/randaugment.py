@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020) of whole batches of bytes on their device, with the operations of torchvision."""
+"""RandAugment (Cubuk et al. 2020) for whole uint8 batches on their device, with the operations of torchvision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from irepdeploy.data import colours
 
 __all__ = ["OPERATIONS", "STRONGEST", "randaugmented"]
 
-# The magnitude at which an operation is as strong as it can be.
+# The maximum magnitude.
 STRONGEST = 30
 _GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _BLENDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -26,12 +26,12 @@ OPERATIONS = ("identity", *_GEOMETRIC, *_BLENDS, "posterize", "solarize", "auto_
 
 
 def randaugmented(pixels: Tensor, chosen: Tensor, signs: Tensor, magnitude: float) -> Tensor:
-    """Return uint8 images (N, C, H, W) after R operations each.
+    """Apply R operations to each image and return uint8 images (N, C, H, W).
 
     Args:
-        pixels: The images.
-        chosen: (N, R) numbers of `OPERATIONS`, on the CPU, so that nothing waits for a device.
-        signs: (N, R) 1 or -1, the direction of those that have one; on the CPU.
+        pixels: Images (N, C, H, W) uint8.
+        chosen: Indices (N, R) into `OPERATIONS`, on the CPU to avoid synchronising with a device.
+        signs: Direction (N, R) of the operations that have one, 1 or -1, on the CPU.
         magnitude: Strength of every operation, 0 to `STRONGEST`.
     """
     strength = magnitude / STRONGEST
@@ -59,13 +59,13 @@ def _coloured(pixels: Tensor, name: str, factors: Tensor, strength: float) -> Te
     if name == "posterize":
         return colours.posterized(pixels, 8 - round(4 * strength))
     if name == "solarize":
-        # Strictly above at strength 0: nothing is inverted.
+        # At strength 0 the comparison is strict, so that nothing is inverted.
         return torch.where(pixels.float() >= 255 * (1 - strength) + (strength == 0), 255 - pixels, pixels)
     return colours.auto_contrast(pixels) if name == "auto_contrast" else colours.equalized(pixels)
 
 
 def _matrix(name: str, by: float, shape: torch.Size) -> list[list[float]]:
-    """Return the 2x3 matrix from places in the result to places in the image, in pixels from the centre."""
+    """Return the 2x3 matrix that maps positions in the result to positions in the image, in pixels from the centre."""
     height, width = shape[2:]
     if name == "rotate":
         cos, sin = math.cos(math.radians(30 * by)), math.sin(math.radians(30 * by))
@@ -78,9 +78,9 @@ def _matrix(name: str, by: float, shape: torch.Size) -> list[list[float]]:
 
 
 def _transformed(pixels: Tensor, matrices: Tensor) -> Tensor:
-    """Move images, to the nearest pixel, black outside."""
+    """Transform images with nearest-neighbour sampling; areas outside the image are black."""
     height, width = pixels.shape[2:]
-    # affine_grid counts from -1 to 1.
+    # Coordinates of affine_grid range from -1 to 1.
     sides = torch.tensor([width, height, 2.0], device=pixels.device) / 2
     scaled = matrices * sides / sides[:2, None]
     grid = F.affine_grid(scaled, list(pixels.shape), align_corners=False)

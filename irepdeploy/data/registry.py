@@ -28,7 +28,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "folders": folders,
     "synthetic": synthetic,
 }
-# Data sets of the task "detection".
+# Data sets for the task "detection".
 OBJECTS: dict[str, Callable[..., ObjectDataset]] = {"shapes": shapes, "coco": coco}
 _HUB = "hf:"
 _FACTS = {
@@ -41,14 +41,32 @@ _FACTS = {
 
 
 def load_dataset(name: str, /, **options: Any) -> Dataset:
-    """Load a data set of `DATASETS`, or "hf:NAME" of `hugging_face`; the options are the arguments of its function."""
+    """Load a classification data set by name.
+
+    Args:
+        name: Name in `DATASETS`, or "hf:NAME" for `hugging_face`.
+        options: Arguments of the data set's function.
+
+    Raises:
+        InputError: The name or an option is unknown, or the data set cannot be loaded.
+        MissingError: A package or the data set is not installed.
+    """
     function = _function(name)
     _check_options(function, name, options)
     return function(**options)
 
 
 def load_objects(name: str, /, **options: Any) -> ObjectDataset:
-    """Load a data set of `OBJECTS`; the options are the arguments of its function."""
+    """Load a detection data set by name.
+
+    Args:
+        name: Name in `OBJECTS`.
+        options: Arguments of the data set's function.
+
+    Raises:
+        InputError: The name or an option is unknown, or the data set cannot be loaded.
+        MissingError: A package or the data set is not installed.
+    """
     if name not in OBJECTS:
         where = "data.name"
         if name in DATASETS or name.startswith(_HUB):
@@ -71,7 +89,7 @@ def _check_options(function: Callable[..., Any], name: str, options: dict[str, A
 
 
 def embedded_dataset(name: str) -> Dataset | None:
-    """Load a data set of labels with its default options; return None if it needs files or has objects."""
+    """Load a classification data set with its default options; return None if it needs files or has objects."""
     if name in OBJECTS:
         return None
     function = _function(name)
@@ -79,7 +97,7 @@ def embedded_dataset(name: str) -> Dataset | None:
 
 
 def dataset_facts(name: str | None) -> DatasetFacts | None:
-    """Return the properties of a data set with its default options; None if it does not exist."""
+    """Return the properties of a data set with its default options; None if there is no such data set."""
     return _FACTS.get(name or "")
 
 

@@ -1,7 +1,7 @@
-"""An embedded detection data set: digits of scikit-learn or articles of Fashion-MNIST, pasted on canvases.
+"""A generated detection data set: digits of scikit-learn or articles of Fashion-MNIST, pasted on canvases.
 
-The sources are disjoint: no drawing, and no part of a photograph behind it, is in two of the three sets. A box is the
-tight box of the ink, not the tile that was pasted.
+No drawing, and no part of a background photograph, occurs in more than one of the three sets. A box tightly encloses
+the ink, not the pasted tile.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["LEAST_SIDE", "SHAPES", "shapes"]
 Array = np.ndarray[Any, Any]
 Drawings = tuple[Array, Array]
 
-# Of canvases with noise.
+# Mean and standard deviation are those of canvases with noise.
 SHAPES = DatasetFacts("shapes", (1, 64, 64), DIGITS.classes, (0.28,), (0.24,))
 LEAST_SIDE, _LARGEST_SIDE = 32, 1024
 _MOST_OBJECTS, _TRIES = 3, 20
-# Sides of the pasted tiles, as shares of the canvas.
+# Range of the sides of pasted tiles, as shares of the canvas.
 _SIDES = (0.19, 0.44)
 _INK, _OVERLAP = 0.15, 0.1
 _SETS = ("train", "val", "test")
-# Digits of scikit-learn for each set, and parts of the width of a photograph.
+# Boundaries between the three sets: indices of scikit-learn's digits, and shares of the width of a photograph.
 _DIGITS = (0, 1200, 1500, 1797)
 _STRIPS = (0.0, 0.6, 0.8, 1.0)
 
@@ -54,17 +54,21 @@ def shapes(
     test: int = 300,
     seed: int = 0,
 ) -> ObjectDataset:
-    """Compose canvases of one to three objects and load them into memory; grey, (1, size, size).
+    """Generate grey canvases (1, size, size) with one to three objects each, in memory.
 
     Args:
-        root: Folder of Fashion-MNIST's four files; None for that of the Debian package.
+        root: Folder with the four files of Fashion-MNIST; None for that of the Debian package.
         source: "digits" (of scikit-learn) or "fashion" (articles of Fashion-MNIST).
-        background: "noise", or "photographs" (crops of the two of scikit-learn), which is harder.
+        background: "noise", or "photographs" (crops of those in scikit-learn), which is harder.
         size: Side of the canvases in pixels, at least 32.
         train: Number of training canvases.
         val: Number of search-validation canvases.
         test: Number of test canvases.
-        seed: Seed of the compositions; each set has random numbers of its own.
+        seed: Seed of the canvases. The sets are independent of each other.
+
+    Raises:
+        InputError: An option is invalid.
+        MissingError: A package or data set is not installed.
     """
     if source not in _SOURCES:
         raise InputError(f"expected {' or '.join(_SOURCES)}, got {source!r}", where="data option source")
@@ -80,7 +84,7 @@ def shapes(
         index = _SETS.index(name)
         random = np.random.default_rng([seed, index])
         behind = _noise if background == "noise" else _Strips(index).crop
-        # In noise the lighter of both shows, as if the ink shone; before a photograph that would hide an object.
+        # On noise, take the maximum of ink and background; on a photograph that could hide an object.
         return _compose(drawings(name), behind, counts[name], size, random, opaque=background == "photographs")
 
     facts = DatasetFacts("shapes", (1, size, size), classes, SHAPES.mean, SHAPES.std)
@@ -118,7 +122,7 @@ def _compose(
         canvases[number, 0] = np.clip(canvas * 255, 0, 255).round()
         crowd = torch.zeros(len(found), dtype=torch.bool)
         corners = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
-        # Image ids are not places, as in COCO.
+        # As in COCO, image ids differ from indices.
         targets.append(Target(corners, torch.tensor(found, dtype=torch.int64), crowd, number + 1, (size, size)))
     return ObjectsInMemory(Pixels(torch.from_numpy(canvases), SHAPES.mean, SHAPES.std), targets)
 
@@ -126,7 +130,7 @@ def _compose(
 def _place(
     tile: Array, size: int, boxes: list[list[int]], random: np.random.Generator
 ) -> tuple[list[int], tuple[int, int]] | None:
-    """Return the box of the ink of a tile and where its corner goes; None if the canvas is full."""
+    """Return the box of a tile's ink and the position of the tile's corner; None if the canvas is full."""
     ink = tile > _INK
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     if not len(rows):
@@ -153,7 +157,7 @@ def _resized(tile: Array, side: int) -> Array:
 
 @functools.cache
 def _weights(before: int, after: int) -> Array:
-    """Return the matrix (after, before) of Pillow's bilinear resampling of a column."""
+    """Return the matrix (after, before) by which Pillow resamples a column bilinearly."""
     from PIL import Image
 
     unit = Image.fromarray(np.eye(before, dtype=np.float32))
@@ -166,7 +170,7 @@ def _noise(random: np.random.Generator, size: int) -> Array:
 
 
 class _Strips:
-    """A vertical strip of each photograph, half as bright, so that light ink stands out."""
+    """A vertical strip of each photograph, darkened to half so that light ink stands out."""
 
     def __init__(self, index: int) -> None:
         from PIL import Image
@@ -192,7 +196,7 @@ def _digits(root: Any) -> tuple[Callable[[str], Drawings], tuple[str, ...]]:
 
     raw = load_digits()
     tiles = np.clip(raw.images * 16, 0, 255).astype(np.uint8)
-    # The order of the data set `digits`, whose first 1,200 are for training.
+    # Use the order of the data set `digits`, whose first 1,200 images are for training.
     order = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(0)).numpy()
 
     def chosen(name: str) -> Drawings:

@@ -1,4 +1,4 @@
-"""Batches of a user's Dataset, DataLoader or other iterable, brought to the device."""
+"""Streams of batches from a user's Dataset, DataLoader or other iterable, brought to the device."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from irepdeploy.runtime.memory_format import channels_last
 
 __all__ = ["Read", "Stream", "StreamLoader", "has_index", "pair_of"]
 
-# Returns inputs and targets of a batch, as `Task.read` does.
+# A function that returns the inputs and targets of a batch, like `Task.read`.
 Read = Callable[[Any], tuple[Any, Any]]
 
 _HINT = "a Dataset, a DataLoader, a pair of tensors, or another iterable of batches"
 
 
 def pair_of(read: Read, batch: Any, name: str) -> tuple[Any, Any]:
-    """Return inputs and targets of a batch.
+    """Return the inputs and targets of a batch.
 
     Raises:
-        InputError: `read` fails, or gives something else.
+        InputError: `read` raises an exception, or does not return a pair.
     """
     try:
         inputs, targets = read(batch)
     except IrepdeployError:
         raise
-    except Exception as error:  # anything that a user's task raises
+    except Exception as error:  # a user's task can raise anything
         raise InputError(f"reading a batch raised {type(error).__name__}: {one_line(error)}", where=name) from error
     return inputs, targets
 
 
 class Stream:
-    """Samples that are read batch by batch, every time anew.
+    """Samples that are read batch by batch, again in each pass.
 
-    Samples of a map-style Dataset are put into batches here, those of an IterableDataset by a DataLoader of its own, in
-    its order. A DataLoader is iterated as it is, with its own batches, order, workers and sampler; so is any other
+    The samples of a map-style Dataset are batched by this class. An IterableDataset is batched by a DataLoader, in its
+    own order. A DataLoader is iterated directly, with its own batches, order, workers and sampler, and so is any other
     iterable of batches.
 
     Args:
-        source: The data.
-        read: Gives inputs and targets of a batch.
-        name: Name of the data in errors, such as "train".
+        source: Data of the user.
+        read: Function that returns the inputs and targets of a batch.
+        name: Name of the data for error messages, such as "train".
         dtype: Dtype of the inputs on the device.
 
     Raises:
-        InputError: It cannot be iterated, or only once.
+        InputError: The source cannot be iterated, or only once.
     """
 
     def __init__(self, source: Any, read: Read, name: str, dtype: torch.dtype = torch.float32) -> None:
@@ -63,14 +63,14 @@ class Stream:
         self.name = name
         self._read = read
         self._dtype = dtype
-        # Samples of a whole pass; None until it is known.
+        # Number of samples in a whole pass; None as long as it is unknown.
         self.samples: int | None = None
         self.by_index = has_index(source)
         sized: Any = source.dataset if isinstance(source, DataLoader) and has_index(source.dataset) else source
         if self.by_index or sized is not source:
             try:
                 self.samples = len(sized)
-            except Exception as error:  # anything that a user's data set raises
+            except Exception as error:  # a user's data set can raise anything
                 raise InputError(f"its length raised {type(error).__name__}: {one_line(error)}", where=name) from error
         elif isinstance(source, Iterator):
             raise InputError("a generator gives its batches only once", where=name, hint=_HINT)
@@ -78,11 +78,19 @@ class Stream:
             raise InputError(f"expected data, got {type(source).__name__}", where=name, hint=_HINT)
 
     def __len__(self) -> int:
-        """Return the number of samples, 0 if it is not known."""
+        """Return the number of samples, or 0 if it is unknown."""
         return self.samples or 0
 
     def batches(self, size: int, chosen: list[list[int]] | None = None) -> Iterator[tuple[Tensor, Any]]:
-        """Yield inputs and targets on the CPU; `size` and `chosen`, the samples of each batch, count by index only."""
+        """Yield the inputs and targets of each batch on the CPU.
+
+        Args:
+            size: Samples per batch; ignored if the source yields batches itself.
+            chosen: Indices of the samples of each batch, for a source with indices. Default: all in order.
+
+        Raises:
+            InputError: The source or `read` raises an exception, or the inputs are not a tensor.
+        """
         source = self.source
         if self.by_index:
             order = chosen or _in_order(len(source), size)
@@ -97,13 +105,17 @@ class Stream:
             yield inputs, targets
 
     def on(self, device: torch.device, inputs: Tensor, targets: Any) -> tuple[Tensor, Any]:
-        """Bring a batch to a device, images in channels-last format and the dtype of the network."""
+        """Move a batch to a device, converting inputs to the stream's dtype and images to channels-last format."""
         there = inputs.to(device, self._dtype, non_blocking=True)
         there = channels_last(there) if there.ndim == 4 else there
         return there, mapped(lambda tensor: tensor.to(device, non_blocking=True), targets)
 
     def in_order(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Any]]:
-        """Yield all batches on a device; afterwards the number of samples is known."""
+        """Yield all batches in order, on a device. Afterwards the number of samples is known.
+
+        Raises:
+            InputError: There is no batch, or reading fails.
+        """
         samples = 0
         for inputs, targets in self.batches(size):
             samples += len(inputs)
@@ -113,11 +125,11 @@ class Stream:
         self.samples = samples
 
     def of(self, source: Any) -> Stream:
-        """Return a stream of another source that is read alike."""
+        """Return a stream of another source with the same settings."""
         return Stream(source, self._read, self.name, self._dtype)
 
     def seed(self, seed: int) -> None:
-        """Seed everything that may order or augment the samples: the generators of torch, Python, numpy and its own."""
+        """Seed everything that may order or augment samples: torch, Python, numpy and the DataLoader's generators."""
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -135,23 +147,23 @@ class Stream:
 
 
 class StreamLoader:
-    """Iterate over training batches of a stream; each iteration is one epoch.
+    """Loader of training batches from a stream. Each iteration is one epoch.
 
-    Everything random is seeded at the start of an epoch from `generator`, so that a run resumes to the same batches and
-    all processes see the same. Batches with fewer than two samples per process are left out, since batch statistics
-    need two.
+    All random generators are seeded from `generator` at the start of an epoch, so that a resumed run gets the same
+    batches and all processes see the same ones. Batches with fewer than two samples per process are skipped, because
+    batch statistics need at least two.
 
     Args:
-        stream: The samples.
-        batch_size: Samples per batch, over all processes; not of a DataLoader.
+        stream: Training samples.
+        batch_size: Samples per batch, over all processes; ignored if the source yields batches itself.
         generator: CPU generator, in the same state in every process.
-        check: Gets the targets of each batch of the first epoch, on the CPU.
-        change: Augments a batch on the device, drawing from torch's generator.
+        check: Function that receives the targets of each batch of the first epoch, on the CPU.
+        change: Function that augments a batch on the device, using torch's global generator.
         device: Device of the batches.
-        rank: Index of this process; it takes every `ranks`-th sample of a batch.
+        rank: Index of this process, which takes every `ranks`-th sample of a batch.
         ranks: Number of processes.
-        upright: Whether each image is higher than wide, of samples by index: batches have one kind, but for the last,
-            so that less of them is padding.
+        upright: Whether each image is taller than wide, for samples with indices. Except for the last ones, batches
+            then contain only one kind, to reduce padding.
     """
 
     def __init__(
@@ -179,7 +191,7 @@ class StreamLoader:
         self._steps: int | None = None
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch, as far as it is known; 0 if it is not."""
+        """Return the number of batches per epoch, or 0 if it is unknown."""
         if self._steps is not None:
             return self._steps
         if self._stream.by_index:
@@ -190,7 +202,7 @@ class StreamLoader:
             return 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
-        """Yield inputs and targets on the device."""
+        """Yield the inputs and targets of each batch on the device."""
         stream, ranks = self._stream, self._ranks
         stream.seed(int(torch.randint(2**31, (), generator=self._generator)))
         self._tell_epoch()
@@ -227,7 +239,7 @@ class StreamLoader:
 
 
 def _parts(order: list[int], size: int, upright: Sequence[bool]) -> list[list[int]]:
-    """Cut an order into batches, each of one kind of images as far as there are kinds; what is left comes last."""
+    """Split an order of samples into batches, each of one kind of images if there are kinds; the rest comes last."""
     whole: list[list[int]] = []
     kinds: tuple[list[int], list[int]] = [], []
     for sample in order:
@@ -241,7 +253,7 @@ def _parts(order: list[int], size: int, upright: Sequence[bool]) -> list[list[in
 
 
 class _Guarded:
-    """Iterates, and names the data where the user's code raises."""
+    """An iterable that converts exceptions of the user's code to errors that name the data."""
 
     def __init__(self, source: Iterable[Any], name: str) -> None:
         self._source, self._name = source, name
@@ -251,7 +263,7 @@ class _Guarded:
             yield from self._source
         except IrepdeployError:
             raise
-        except Exception as error:  # anything that a user's data set raises
+        except Exception as error:  # a user's data set can raise anything
             if is_out_of_memory(error):
                 raise
             raise InputError(
@@ -260,7 +272,7 @@ class _Guarded:
 
 
 def _collated(samples: list[Any]) -> Any:
-    """Make a batch as torch does; images with the objects in them may have several sizes."""
+    """Collate samples as torch does, or with padding if they are images with objects."""
     first = samples[0]
     if isinstance(first, tuple | list) and len(first) == 2 and isinstance(first[1], Target):
         return collate(samples)
@@ -268,7 +280,7 @@ def _collated(samples: list[Any]) -> Any:
 
 
 def _reason(error: Exception) -> object:
-    """Return the last lines of an error of a worker process, whose text is its whole traceback."""
+    """Return the last lines of a worker process's error, whose text contains the whole traceback."""
     lines = str(error).rstrip().splitlines()
     inner = [number for number, line in enumerate(lines) if line.startswith("  ")]
     return "\n".join(lines[inner[-1] + 1 :]) if inner and "Original Traceback" in str(error) else error
@@ -279,7 +291,7 @@ def _tensor(value: Any) -> Any:
 
 
 def has_index(source: Any) -> bool:
-    """Return whether samples are had by index: a map-style Dataset, or something like one."""
+    """Return whether samples can be accessed by index, as in a map-style Dataset."""
     if isinstance(source, DataLoader | IterableDataset | Mapping | Tensor | str | bytes):
         return False
     return hasattr(source, "__getitem__") and hasattr(source, "__len__")

@@ -1,4 +1,4 @@
-"""Generated images, a smooth pattern per class plus noise, for runs that only exercise the code."""
+"""Generated images, a smooth pattern per class plus noise, for runs that only test the code."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def synthetic(
     """Generate images that a network can classify.
 
     Args:
-        shape: [C, H, W].
+        shape: Shape [C, H, W] of an image.
         classes: Number of classes, each with its own pattern.
         train: Number of training images, at least 2.
         val: Number of search-validation images.
         test: Number of test images.
-        seed: Seed of the patterns and the noise; a split does not depend on the sizes of the others.
+        seed: Seed of the patterns and the noise. A split does not depend on the sizes of the others.
     """
     if not isinstance(shape, list | tuple) or len(shape) != 3:
         raise InputError(

@@ -147,7 +147,7 @@ class SearchComparison(Scored, JsonFile):
 
     @property
     def rows(self) -> list[list[str]]:
-        """Return a row per strategy: mean and standard deviation over seeds, and the difference to the first one."""
+        """A row per strategy: mean and standard deviation over seeds, and the difference to the first strategy."""
         rows = []
         for name in self.strategies:
             runs, first = self.of(name), self.of(self.strategies[0])
@@ -221,7 +221,7 @@ class TrainingComparison(JsonFile):
 
     @property
     def rows(self) -> list[list[str]]:
-        """Return a row per preset: mean and standard deviation over seeds."""
+        """A row per preset: mean and standard deviation over seeds."""
         first, scale = self.of(self.presets[0]), self.by.scale
         rows = []
         for preset in self.presets:
