@@ -42,7 +42,7 @@ def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | N
 def written_network(request: ExportRequest) -> onnx.ModelProto:
     """Return a network as an export writes it, fused, before onnx-simplifier and the collapse."""
     source, _ = with_signature(open_network(request)[0], request.settings)
-    batch = asked_batch(request.settings) if request.settings.dynamic_batch is None else None
+    batch = asked_batch(request.settings, source.origin.specs) if request.settings.dynamic_batch is None else None
     return _written(source.model, batch, request.target)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from irepdeploy.console import log
 from irepdeploy.data import StreamLoader
 from irepdeploy.folders import make_folder
 from irepdeploy.network.backbone_weights import load_backbone
@@ -96,6 +97,8 @@ class Search:
         if subject is None:
             subject = subject_of(recipe, self.ranks.device, batch_size=recipe.search.evaluation.batch_size)
         self.data = subject
+        if subject.note and self.ranks.first:
+            log(subject.note)
         self.task = self.data.task
         if self.settings.compile:
             require_compiler(self.ranks.device, "search.compile")

@@ -20,6 +20,7 @@ __all__ = ["init"]
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 # The validation set takes one image in ten, up to a maximum.
 _VAL_SHARE, _MOST_VAL = 10, 10_000
+_TEST_SHARE = 0.2
 
 
 def init(
@@ -31,7 +32,8 @@ def init(
         str,
         typer.Argument(
             help="A folder with train/, val/ and test/, each with one folder of images per class (if val/ or test/ is "
-            "missing, the other is the test set, and the search-validation set is split off from train/); "
+            "missing, the other is the test set, and the search-validation set is split off from train/); a folder "
+            "with one folder of images per class, of which a fifth is the test set; "
             "package.module:function, which returns the sets; or the name of a data set of irepdeploy."
         ),
     ],
@@ -117,8 +119,10 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
     if recipe.data.name in ("folders", "imagenet"):
         own = recipe.data.name == "folders" and has_test_folders(Path(recipe.data.root or "."))
         cut = "val" in recipe.data.options
-        searched = "split off from train/ (data.options.val)" if cut else "val/"
-        say(f"the search-validation set is {searched}; {'test' if own else 'val'}/ is the test set")
+        pool = "train/" if not found.note or (Path(recipe.data.root or ".") / "train").is_dir() else "the others"
+        searched = f"split off from {pool} (data.options.val)" if cut else "val/"
+        tested = found.note or f"{'test' if own else 'val'}/ is the test set"
+        say(f"the search-validation set is {searched}; {tested}")
     if found.classes is not None and found.data_classes is not None and found.classes > found.data_classes:
         classes = counted(found.data_classes, "class", "classes")
         say(
@@ -162,25 +166,30 @@ def _data(text: str) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    from irepdeploy.data.folders import has_test_folders, read_folders
+    from irepdeploy.data.folders import has_class_folders, has_test_folders, read_folders, split_folders
     from irepdeploy.data.hugging_face import is_saved_dataset, read_saved
     from irepdeploy.errors import InputError
 
     if any(path.glob("cifar-10-*")):
         return {"name": "cifar10", "root": str(path)}
+    options: dict[str, Any] = {}
+    own = has_test_folders(path)
     if is_saved_dataset(path):
         images, classes = len(read_saved(path)[0]), read_saved(path)[2]
-    elif (path / "train").is_dir() and (path / "val").is_dir() and has_test_folders(path):
+    elif (path / "train").is_dir() and (path / "val").is_dir() and own:
         return {"name": "folders", "root": str(path)}
-    elif (path / "train").is_dir():
+    elif (path / "train").is_dir() and (own or (path / "val").is_dir()):
         pool, classes = read_folders(path / "train")
+        images = len(pool)
+    elif not own and has_class_folders(path / "train" if (path / "train").is_dir() else path):
+        options = {"test": _TEST_SHARE}
+        pool, _, classes = split_folders(path, _TEST_SHARE)
         images = len(pool)
     else:
         raise InputError(
-            "expected train/, val/ and test/ in this folder, or train/ and one of the others, each with one folder of "
-            "images per class",
+            "expected a folder of images for each class, or train/, val/ and test/ with such folders",
             where=path,
-            hint="move your classes into train/, and some images of each into test/CLASS",
+            hint="move the images of each class into CLASS/; or into train/CLASS, and some of them into test/CLASS",
         )
     val = min(max(images // _VAL_SHARE, min(len(classes), images // 2)), _MOST_VAL)
-    return {"name": "folders", "root": str(path), "options": {"val": max(1, val)}}
+    return {"name": "folders", "root": str(path), "options": {**options, "val": max(1, val)}}

@@ -47,6 +47,7 @@ class Look:
         classes: Number of outputs of the network; None for tasks other than classification.
         data_classes: Number of classes of the data, by their names or else their labels; None if unknown.
         samples: Number of training, search-validation and test samples; 0 if unknown, None without a test set.
+        note: How the test set was chosen, if the data has none of its own; else "".
         layers: Number of convolutions that get branches.
         possible: Number of branches that are possible in these layers.
         kept: Number of branches that a candidate may keep.
@@ -66,6 +67,7 @@ class Look:
     classes: int | None
     data_classes: int | None
     samples: tuple[int, int, int | None]
+    note: str
     layers: int
     possible: int
     kept: int
@@ -139,6 +141,7 @@ def look(recipe: Recipe, device: torch.device) -> Look:
         classes=_classes(supernet, subject) if isinstance(subject.task, Classification) else None,
         data_classes=_data_classes(subject) if isinstance(subject.task, Classification) else None,
         samples=(train, val, None if test is None else len(test)),
+        note=subject.note,
         layers=len(space.layers),
         possible=len(space.positions),
         kept=budget.total,

@@ -73,11 +73,13 @@ class Dataset(DatasetFacts):
         train: The training set.
         val: The search-validation set, taken from the training set and used for every selection.
         load_test: Function that opens the test set, which should be scored only once, at the end.
+        note: How the test set was chosen, if the data has none of its own; else "".
     """
 
     train: Split
     val: Split
     load_test: Callable[[], Split]
+    note: str = ""
 
 
 class Objects(Protocol):

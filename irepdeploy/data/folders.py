@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from irepdeploy.data.partition import stratified
 from irepdeploy.errors import InputError
 
-__all__ = ["ClassFolders", "has_test_folders", "read_folders"]
+__all__ = ["ClassFolders", "has_class_folders", "has_test_folders", "read_folders", "split_folders"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -34,6 +36,10 @@ class ClassFolders:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def part(self, indices: Any) -> ClassFolders:
+        """Return the images with these indices."""
+        return ClassFolders(self.folder, self.paths[indices], self.labels[indices])
+
     def open(self, index: int) -> str:
         """Return the path of an image."""
         return os.fspath(self.folder / os.fsdecode(self.paths[index]))
@@ -50,6 +56,15 @@ def has_test_folders(root: Path) -> bool:
         return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=folder) from error
+
+
+def has_class_folders(root: Path) -> bool:
+    """Return whether there are images in folders of `root`, whose names are the classes."""
+    try:
+        folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        return any(file.name.lower().endswith(_SUFFIXES) for folder in folders for file in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=error.filename or root) from error
 
 
 def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[ClassFolders, tuple[str, ...]]:
@@ -91,3 +106,37 @@ def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[Cl
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=error.filename or folder) from error
     return ClassFolders(folder, np.array(paths), np.array(labels, dtype=np.int64)), tuple(expected)
+
+
+def split_folders(root: Path, test: Any) -> tuple[ClassFolders, ClassFolders, tuple[str, ...]]:
+    """Split a test set off class folders, and return the other images, the test set and the classes.
+
+    The same images are chosen every time, in proportion to the classes.
+
+    Args:
+        root: Folder that contains train/CLASS/ or CLASS/.
+        test: Share of the images, between 0 and 1, or their number.
+
+    Raises:
+        InputError: There is a test set, or `test` leaves a class without other images.
+    """
+    where = "data option test"
+    given = (root / "train").is_dir()
+    own = "test" if has_test_folders(root) else "val" if given and (root / "val").is_dir() else None
+    if own is not None:
+        raise InputError(f"{own}/ is the test set", where=where, hint="omit it")
+    pool, classes = read_folders(root / "train" if given else root)
+    if isinstance(test, float) and 0 < test < 1:
+        count = max(1, round(test * len(pool)))
+    elif type(test) is int and 0 < test < len(pool):
+        count = test
+    else:
+        what = f"expected a share such as 0.2, or a number below {len(pool):,}, the number of images, got {test!r}"
+        raise InputError(what, where=where)
+    labels = torch.from_numpy(pool.labels)
+    chosen = stratified(labels, count, torch.Generator().manual_seed(0)).numpy()
+    left = np.bincount(pool.labels[~chosen], minlength=len(classes))
+    if not left.all():
+        name = classes[int(left.argmin())]
+        raise InputError(f"no image of class {name} is left to train on", where=where, hint="give a smaller share")
+    return pool.part(~chosen), pool.part(chosen), classes

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
-from irepdeploy.data.folders import ClassFolders, has_test_folders, read_folders
+from irepdeploy.data.folders import ClassFolders, has_class_folders, has_test_folders, read_folders, split_folders
 from irepdeploy.data.hugging_face import HubImages, Opened, is_saved_dataset, read_cached, read_saved
 from irepdeploy.data.image_files import ImageFiles
 from irepdeploy.data.image_sizes import own_size
@@ -64,6 +64,7 @@ def folders(
     root: str | os.PathLike[str],
     train: int | None = None,
     val: int | None = None,
+    test: float | int | None = None,
     size: int | None = None,
     workers: int | None = None,
     split_seed: int = 0,
@@ -72,9 +73,11 @@ def folders(
 
     If both val/ and test/ contain class folders, the images in val/ are the search-validation set and `val` must be
     None. If there is only one of them, it is the test set, and `val` images of train/ become the search-validation set.
+    If there is neither, `test` is the share (0.2) or the number of the images in train/CLASS/, or in CLASS/ without a
+    train/, that become the test set: always the same images, in proportion to the classes.
     Without a `size`, images are not resized and must all have the same size.
     """
-    return _load("folders", root, train, val, size, workers, split_seed, verify=False, own_test=True)
+    return _load("folders", root, train, val, size, workers, split_seed, verify=False, own_test=True, cut=test)
 
 
 def hugging_face(
@@ -136,6 +139,7 @@ def _load(
     *,
     verify: bool,
     own_test: bool = False,
+    cut: float | int | None = None,
     opened: Opened | None = None,
 ) -> Dataset:
     train = None if train is None else whole("train", train, 2)
@@ -147,10 +151,22 @@ def _load(
     pool: Source
     test: Source
     held: Source | None = None
+    note = ""
     if opened is not None:
         pool, test, classes = opened
     elif is_saved_dataset(folder):
         pool, test, classes = read_saved(folder)
+        if cut is not None:
+            raise InputError("a saved data set has a test set of its own", where="data option test", hint="omit it")
+    elif cut is not None:
+        pool, test, classes = split_folders(folder, cut)
+        note = (
+            f"the test set is {len(test):,} of the {len(pool) + len(test):,} images, chosen class by class and always "
+            f"the same (data.options.test={cut})"
+        )
+    elif own_test and not (folder / "train").is_dir() and has_class_folders(folder):
+        hint = "data.options.test=0.2 splits a test set off the class folders in data.root; or move them into train/"
+        raise InputError("no such folder", where=folder / "train", hint=hint)
     else:
         pool, classes = read_folders(folder / "train")
         own_test = own_test and has_test_folders(folder)
@@ -176,6 +192,7 @@ def _load(
         train=split(pool, others.numpy()),
         val=split(pool, held_out.numpy()) if held is None else split(held, np.arange(len(held))),
         load_test=lambda: split(test, np.arange(len(test))),
+        note=note,
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from irepdeploy.errors import InputError
 
-__all__ = ["cut_validation"]
+__all__ = ["cut_validation", "stratified"]
 
 
 def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -35,14 +35,14 @@ def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int
         )
     random = torch.Generator().manual_seed(seed)
     everything = torch.arange(len(labels))
-    held_out = _stratified(labels, val, random)
+    held_out = stratified(labels, val, random)
     others = everything[~held_out]
     if train is not None:
-        others = others[_stratified(labels[others], train, random)]
+        others = others[stratified(labels[others], train, random)]
     return others, everything[held_out]
 
 
-def _stratified(labels: Tensor, count: int, random: torch.Generator) -> Tensor:
+def stratified(labels: Tensor, count: int, random: torch.Generator) -> Tensor:
     """Choose `count` images in proportion to the classes by the largest remainders, and return a mask (N,)."""
     sizes = torch.bincount(labels)
     exact = sizes.double() * count / len(labels)

@@ -51,6 +51,7 @@ class Subject:
         where: Layers that get branches, as in `insert_branches`.
         facts: What identifies network and data where the recipe does not name them.
         classes: Number of classes that the data names; None if it names none.
+        note: How the test set was chosen, if the data has none of its own; else "".
     """
 
     net: nn.Module
@@ -62,6 +63,7 @@ class Subject:
     where: Where = "*"
     facts: dict[str, Any] = field(default_factory=dict)
     classes: int | None = None
+    note: str = ""
 
     @property
     def metric(self) -> MetricFacts | None:
@@ -108,10 +110,9 @@ def subject_of(
         if not own and isinstance(task, Classification):
             return replace(with_data(build_net(recipe, data), data, task), where=net.where)
         sets = GivenData(data.train, data.val, data.load_test, data.classes)
-    else:
-        seeded(recipe)
-        sets = data_by_factory(recipe)
-    return _of_sets(recipe, sets, task, device, batch_size, given)
+        return replace(_of_sets(recipe, sets, task, device, batch_size, given), note=data.note)
+    seeded(recipe)
+    return _of_sets(recipe, data_by_factory(recipe), task, device, batch_size, given)
 
 
 def _of_sets(
@@ -141,8 +142,8 @@ def _of_sets(
 def with_data(net: nn.Module, data: Dataset, task: Task | None = None) -> Subject:
     """Return the subject of a network and one of our data sets."""
     task = Classification() if task is None else task
-    classes = len(data.classes) or None
-    return Subject(net, task, data.train, data.val, data.load_test, data.input_shape, classes=classes)
+    known = {"classes": len(data.classes) or None, "note": data.note}
+    return Subject(net, task, data.train, data.val, data.load_test, data.input_shape, **known)
 
 
 def given_subject(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from irepdeploy.console import log
 from irepdeploy.data import Stream, StreamLoader
 from irepdeploy.errors import CheckpointError, InputError, RecipeError
 from irepdeploy.files import canonical_json
@@ -110,6 +111,8 @@ class Training:
                 recipe, self.ranks.device, batch_size=settings.batch_size, smoothing=settings.label_smoothing
             )
         self.data, self.task = subject, subject.task
+        if subject.note and self.ranks.first:
+            log(subject.note)
         area = math.prod(subject.input_shape[1:])
         self._batch = max(1, min(_BATCH, _BATCH * _AREA // max(1, area)))
         if model is None and net is None and subject.facts:

@@ -86,6 +86,36 @@ def test_val_and_test_folders(tmp_path: Path) -> None:
         load(tmp_path, val=None)
 
 
+@pytest.mark.parametrize("place", ["train", ""])
+def test_a_test_set_is_split_off(place: str, tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "made", ["a", "b", "c"], train=10)
+    root = tmp_path / "root"
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "made" / "train").rename(root / place)
+
+    def paths(part: Any) -> set[str]:
+        return {path_of(part.images, index) for index in range(len(part))}
+
+    data = load(root, val=6, test=0.2)
+    parts = [data.train, data.val, data.load_test()]
+    assert [torch.bincount(part.labels).tolist() for part in parts] == [[6] * 3, [2] * 3, [2] * 3]
+    assert len(set.union(*map(paths, parts))) == 30 and data.note.startswith("the test set is 6 of the 30 images")
+    for part in parts:
+        for index, label in enumerate(part.labels.tolist()):
+            assert Path(path_of(part.images, index)).parent.name == "abc"[label]
+    # What is searched with may change, and never what is tested with.
+    for other in (load(root, val=3, test=6, split_seed=5), load(root, train=4, test=0.2)):
+        assert paths(other.load_test()) == paths(parts[2]) and paths(other.val).isdisjoint(paths(parts[2]))
+    for wrong in (0, 1.0, -0.5, 30, True, "0.2", None):
+        with pytest.raises(InputError, match=r"data option test|data\.options\.test=0\.2|must contain"):
+            load(root, test=wrong)
+    with pytest.raises(InputError, match="no image of class a is left to train on"):
+        load(root, test=29, val=1)
+    (tmp_path / "made" / "val").rename(root / "test")
+    with pytest.raises(InputError, match="data option test: test/ is the test set"):
+        load(root, test=0.2)
+
+
 def test_the_cut_is_seeded(root: Path) -> None:
     def names(**options: Any) -> list[int]:
         return load(root, **options).val.images.indices.tolist()

@@ -56,11 +56,22 @@ def test_folders_and_a_network_of_ours_as_json(capsys: pytest.CaptureFixture[str
     assert "--overwrite replaces it" in capsys.readouterr().err
 
 
+def test_class_folders_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    write_class_folders(Path("made"), ["a", "b"], train=15, size=(16, 16))
+    Path("made/train").rename("images")
+    line = ["init", "vgg6", "images", "net.args.stages=[[4], [4]]", "data.options.workers=0", "threads=1"]
+    assert main(line) == 0
+    options = yaml.safe_load(Path("recipe.yaml").read_text())["data"]["options"]
+    assert options == {"test": 0.2, "val": 2, "workers": 0}
+    said = "split off from the others (data.options.val); the test set is 6 of the 30 images, chosen class by class"
+    assert said in (out := capsys.readouterr().out) and "22, 2, 6" in out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([NET, "nowhere"], "expected a folder, package.module:function, or a data set of irepdeploy"),
-        ([NET, "."], "some images of each into test/CLASS"),
+        ([NET, "."], "some of them into test/CLASS"),
         (["vgg61", "digits"], "did you mean vgg6"),
         (["mynet", "digits"], "a network of your own is package.module:factory"),
         ([NET, "digits", POOL], "net: the network has 3 outputs for the 10 classes of the data (give it one output"),
