@@ -1,7 +1,7 @@
-"""Object detection: detectors and their parts, their targets and results, the metric of COCO.
+"""Object detection: detectors and their parts, targets and results, and COCO's metric.
 
-The module is the function `ird.detect` as well, whose arguments `help("irepdeploy.inference.detect.detect")` shows. A
-function in its place would be replaced by this module as soon as anything imports it.
+This module is also callable, as the function `ird.detect`; `help("irepdeploy.inference.detect.detect")` shows the
+arguments. A separate function of the same name would be replaced by this module as soon as anything imports it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Function(types.ModuleType):
 
 
 def _function() -> Any:
-    # By name: a room does not import one above it.
+    # Import by name, because a room must not import a room above it.
     return importlib.import_module("irepdeploy.inference.detect").detect
 
 

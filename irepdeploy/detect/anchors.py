@@ -1,4 +1,4 @@
-"""Anchors: boxes of a few shapes around every cell of every map, from which a detector starts."""
+"""Anchors: reference boxes of a few shapes at every cell of every map, relative to which a detector predicts boxes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Anchors"]
 
 
 class Anchors:
-    """Anchors of maps of several strides.
+    """The anchors of maps with several strides.
 
     Args:
-        strides: Pixels of the image that a cell of each map stands for.
+        strides: Stride of each map in pixels of the image per cell.
         scale: Side of the square anchor, in cells.
-        ratios: Height / width of each anchor of a cell; all have the area of the square.
-        rounded: Round corners around the centre to whole pixels, as torchvision does and MMDetection does not.
+        ratios: Height / width of each anchor of a cell. All anchors have the area of the square.
+        rounded: Round the corners, relative to the centre, to whole pixels, as in torchvision but not in MMDetection.
     """
 
     def __init__(
@@ -35,13 +35,18 @@ class Anchors:
             for stride in strides
         ]
         halves = [[(-width / 2, -height / 2, width / 2, height / 2) for width, height in level] for level in sides]
-        # Halves to even, as torch rounds.
+        # Python rounds halves to even, as torch does.
         self._shapes = [[tuple(map(round, shape)) if rounded else shape for shape in level] for level in halves]
 
     def of(self, level: int, size: tuple[int, int], like: Tensor) -> Tensor:
-        """Return (height * width * count, 4): the anchors of a map of `size`, row by row, those of a cell together.
+        """Return the anchors (height * width * count, 4) of a map, in row-major order, with a cell's anchors together.
 
-        Anchors lie around the corner of their cell, at (x * stride, y * stride).
+        Anchors are centred on the corner of their cell, at (x * stride, y * stride).
+
+        Args:
+            level: Index of the map.
+            size: Height and width of the map.
+            like: Tensor whose dtype and device the result gets.
         """
         stride = self.strides[level]
         rows, columns = (torch.arange(side, dtype=like.dtype, device=like.device) * stride for side in size)

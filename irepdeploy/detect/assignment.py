@@ -1,4 +1,4 @@
-"""Which boxes stand for which objects in training, and which of them a step is computed on."""
+"""Assignment of boxes to objects in training, and sampling of the boxes for a step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ BACKGROUND, IGNORED = -1, -2
 
 
 def assigned(overlaps: Tensor, *, positive: float, negative: float, least: float | None = None) -> Tensor:
-    """Return the object (k,) int64 of each box, BACKGROUND or IGNORED.
+    """Return the index (k,) int64 of the object assigned to each box, or BACKGROUND or IGNORED.
 
     Args:
-        overlaps: (k, n) intersection over union of boxes and objects.
-        positive: A box stands for the object that it overlaps most if by at least this.
-        negative: Boxes that overlap all objects by less than this are background; those in between are ignored.
-        least: An object also takes the boxes that overlap it most, all of several, if by at least this; None: not so.
+        overlaps: Intersection over union (k, n) of boxes and objects.
+        positive: Minimum overlap at which a box is assigned to the object that it overlaps most.
+        negative: Overlap with all objects below which a box is background. Boxes in between are ignored.
+        least: Minimum overlap at which an object also gets the boxes that overlap it most, including ties; None to
+            disable this.
     """
     if not overlaps.shape[1]:
         return torch.full(overlaps.shape[:1], BACKGROUND, device=overlaps.device)
@@ -32,15 +33,15 @@ def assigned(overlaps: Tensor, *, positive: float, negative: float, least: float
 
 
 def sampled(objects: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
-    """Draw boxes for a step: at most a share of positive ones, the rest background, `count` together.
+    """Draw the boxes for a step: up to a share of positive boxes, filled up with background.
 
     Args:
-        objects: (k,) of `assigned`.
+        objects: Result (k,) of `assigned`.
         count: Number of boxes.
-        share: Largest share of positive boxes.
+        share: Maximum share of positive boxes.
 
     Returns:
-        Indices of the positive boxes and of those of the background.
+        Indices of the positive boxes and of the background boxes.
     """
     positive = _drawn(objects >= 0, int(count * share))
     return positive, _drawn(objects == BACKGROUND, count - len(positive))
@@ -50,5 +51,5 @@ def _drawn(chosen: Tensor, most: int) -> Tensor:
     found = chosen.nonzero()[:, 0]
     if len(found) <= most:
         return found
-    # Drawn on the CPU, so that every device draws alike.
+    # Draw on the CPU, so that the result does not depend on the device.
     return found[torch.randperm(len(found))[:most].to(found.device)]

@@ -1,4 +1,4 @@
-"""Augmentation of images together with the objects in them."""
+"""Augmentation of batches of images together with the objects in them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["ObjectAugmentation", "flipped", "resized"]
 
 @dataclass(frozen=True)
 class ObjectAugmentation:
-    """Changes a batch at random, by torch's generator.
+    """Random changes of a batch, drawn from torch's global generator.
 
     Args:
-        flip: Whether each image is mirrored with probability 1/2.
-        scales: Factors, of which each batch is resized by one.
-        multiple: Heights and widths become multiples of it.
+        flip: Mirror each image with probability 1/2.
+        scales: Factors, one of which is drawn to resize each batch; empty for none.
+        multiple: Number of which resized heights and widths are multiples.
     """
 
     flip: bool = False
@@ -29,7 +29,7 @@ class ObjectAugmentation:
     multiple: int = 32
 
     def __call__(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, Targets]:
-        """Return changed images (N, C, H, W) and targets."""
+        """Return the changed images (N, C, H, W) and targets."""
         if self.flip:
             images, targets = flipped(images, targets, torch.rand(len(images)) < 0.5)
         if self.scales:
@@ -40,7 +40,7 @@ class ObjectAugmentation:
 
 
 def flipped(images: Tensor, targets: Sequence[Target], chosen: Tensor) -> tuple[Tensor, Targets]:
-    """Mirror the chosen images (N,) and their boxes from left to right."""
+    """Mirror images (N, C, H, W) and their boxes horizontally where `chosen` (N,) is True."""
     width = images.shape[3]
     found = []
     for target, mirrored in zip(targets, chosen.tolist(), strict=True):
@@ -52,7 +52,7 @@ def flipped(images: Tensor, targets: Sequence[Target], chosen: Tensor) -> tuple[
 
 
 def resized(images: Tensor, targets: Sequence[Target], size: tuple[int, int]) -> tuple[Tensor, Targets]:
-    """Resize images (N, C, H, W) bilinearly to `size` (height, width), and their boxes by the same ratios."""
+    """Resize images (N, C, H, W) bilinearly to `size` (height, width), and scale their boxes accordingly."""
     down, across = size[0] / images.shape[2], size[1] / images.shape[3]
     if (down, across) == (1, 1):
         return images, Targets(targets)
@@ -60,7 +60,7 @@ def resized(images: Tensor, targets: Sequence[Target], size: tuple[int, int]) ->
     for target in targets:
         areas = None if target.areas is None else target.areas * (down * across)
         factors = target.boxes.new_tensor([across, down, across, down])
-        # What a change of the training left of an image is not scored in its pixels.
+        # Images changed for training are not scored in pixels of the original image.
         found.append(replace(target, boxes=target.boxes * factors, areas=areas, scale=None))
     grown = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=min(down, across) < 1)
     return grown, Targets(found)

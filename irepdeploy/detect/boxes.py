@@ -1,4 +1,4 @@
-"""Boxes (..., 4): left, top, right, bottom, in pixels; their overlaps, and their coding relative to others."""
+"""Overlaps of boxes, and their encoding relative to anchors. Boxes (..., 4) are left, top, right, bottom in pixels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 __all__ = ["areas", "clipped", "decoded", "encoded", "ious", "overlapping"]
 
-# No side grows beyond 1000 / 16 of its anchor's: the exponential of a wild delta would overflow.
+# Limit a side to 1000 / 16 times that of its anchor, because the exponential of a large delta would overflow.
 _LARGEST = math.log(1000 / 16)
 _LEAST = 1e-6
 
 
 def areas(boxes: Tensor) -> Tensor:
-    """Return the areas (...) of boxes (..., 4); 0 where a side is negative."""
+    """Return the areas (...) of boxes (..., 4); 0 if a side is negative."""
     return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
 
 
@@ -26,7 +26,7 @@ def ious(first: Tensor, second: Tensor) -> Tensor:
 
 
 def overlapping(first: Tensor, second: Tensor, threshold: float) -> Tensor:
-    """Return whether the intersection over union of each pair is above a threshold, without a division: (..., n, m)."""
+    """Return whether the intersection over union (..., n, m) of each pair exceeds a threshold, without dividing."""
     inside, union = _parts(first, second)
     return inside > threshold * union
 
@@ -35,9 +35,9 @@ def encoded(anchors: Tensor, boxes: Tensor, deviations: tuple[float, ...] = (1, 
     """Return deltas (..., 4) from anchors to boxes (Girshick et al. 2014): shifts, then logarithms of scales.
 
     Args:
-        anchors: (..., 4).
-        boxes: (..., 4).
-        deviations: What each delta is divided by.
+        anchors: Anchors (..., 4).
+        boxes: Boxes (..., 4).
+        deviations: Divisor of each delta.
     """
     (x, y, width, height), (u, v, wide, tall) = _centred(anchors), _centred(boxes)
     width, height = width.clamp(min=_LEAST), height.clamp(min=_LEAST)
@@ -47,7 +47,7 @@ def encoded(anchors: Tensor, boxes: Tensor, deviations: tuple[float, ...] = (1, 
 
 
 def decoded(anchors: Tensor, deltas: Tensor, deviations: tuple[float, ...] = (1, 1, 1, 1)) -> Tensor:
-    """Return the boxes (..., 4) of deltas (..., 4) relative to anchors (..., 4): the inverse of `encoded`."""
+    """Return the boxes (..., 4) for deltas (..., 4) relative to anchors (..., 4): the inverse of `encoded`."""
     x, y, width, height = _centred(anchors)
     u, v, wide, tall = (deltas[..., index] * deviations[index] for index in range(4))
     x, y = x + u * width, y + v * height
@@ -58,14 +58,14 @@ def decoded(anchors: Tensor, deltas: Tensor, deviations: tuple[float, ...] = (1,
 
 
 def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes (..., 4) cut at the borders of an image of `size` (height, width)."""
+    """Return boxes (..., 4) clipped to an image of `size` (height, width)."""
     height, width = size
     across, down = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
     return torch.stack([across[..., 0], down[..., 0], across[..., 1], down[..., 1]], -1)
 
 
 def _parts(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return intersections and unions of all pairs."""
+    """Return the intersections and unions of all pairs."""
     one, other = first[..., :, None, :], second[..., None, :, :]
     corners = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
     sides = (corners[1] - corners[0]).clamp(min=0)

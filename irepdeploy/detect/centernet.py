@@ -1,4 +1,4 @@
-"""CenterNet (Zhou et al. 2019, "Objects as Points"), as MMDetection builds it: objects are peaks of a heatmap."""
+"""CenterNet (Zhou et al. 2019, "Objects as Points") as in MMDetection: objects are peaks of a heatmap."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from irepdeploy.detect.target import Target
 
 __all__ = ["CenterNet"]
 
-# Of a share of 0.1 (Lin et al. 2017): most cells are no centre.
+# The logit of 0.1 (Lin et al. 2017), because most cells are not a centre.
 _RARE = -2.197
 _SMALL = 0.001
-# Below every logit, with a sigmoid of 0.
+# A value below every logit, whose sigmoid is 0.
 _NO_PEAK = -1e4
 
 
 class CenterNet(Detector):
-    """A heatmap of the centres for each class, and sizes and offsets at the peaks.
+    """A detector with a heatmap of centres for each class, and sizes and offsets at its peaks.
 
-    Names of parameters are MMDetection's.
+    Parameters have the same names as in MMDetection.
 
     Args:
-        backbone: Gives a tuple of maps, of which the last is read; has `channels` and `strides` of each.
+        backbone: Network that returns a tuple of maps, of which the last is used.
         num_classes: Number of classes.
-        neck: Channels after each enlargement by 2.
+        neck: Channels after each upsampling by 2.
         head: Channels of the heads.
-        deformable: Deformable convolutions in the neck (DCNv2), which MMDetection's better published figure has.
-        max_detections: Peaks of an image.
+        deformable: Use deformable convolutions (DCNv2) in the neck, as in MMDetection's better published result.
+        max_detections: Maximum number of detections per image.
     """
 
     head_names: ClassVar[tuple[str, ...]] = ("heatmap", "size", "offset")
@@ -59,7 +59,7 @@ class CenterNet(Detector):
         self.bbox_head = _Heads(neck[-1], head, num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits of centres (N, classes, h, w), sizes (N, 2, h, w) in cells, and offsets (N, 2, h, w)."""
+        """Return the logits of centres (N, classes, h, w), sizes (N, 2, h, w) in cells, and offsets (N, 2, h, w)."""
         return self.bbox_head(self.neck(self.backbone(images)[-1]))
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -87,10 +87,10 @@ class CenterNet(Detector):
         return parts
 
     def decode(self, *heads: Tensor) -> Found:
-        """Return the highest peaks of the heatmaps of all classes."""
+        """Return the detections at the highest peaks of the heatmaps of all classes."""
         centres, sizes, offsets = heads
         count, classes, height, width = centres.shape
-        # Logits have the same peaks as shares, and none of them is rounded to 1.
+        # Logits have the same peaks as their sigmoids, but are not rounded to 1.
         peaks = torch.where(F.max_pool2d(centres, 3, 1, 1) == centres, centres, torch.full_like(centres, _NO_PEAK))
         area = height * width
         best, index = highest(peaks.reshape(count, classes * area), min(self.max_detections, classes * area))
@@ -108,7 +108,7 @@ class CenterNet(Detector):
 
 
 class _Unit(nn.Module):
-    """A convolution, batch normalisation, ReLU."""
+    """A convolution, a batch normalisation and a ReLU."""
 
     def __init__(self, conv: nn.Module, channels: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class _Unit(nn.Module):
 
 
 class _Neck(nn.Module):
-    """A 3x3 convolution and a transposed one for each enlargement by 2."""
+    """A 3x3 convolution and a transposed convolution for each upsampling by 2."""
 
     def __init__(self, channels: int, widths: Sequence[int], deformable: bool) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _Neck(nn.Module):
 
 
 class _Heads(nn.Module):
-    """Three heads of a 3x3 and a 1x1 convolution."""
+    """Three heads, each of a 3x3 and a 1x1 convolution."""
 
     def __init__(self, channels: int, width: int, classes: int) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def _head(channels: int, width: int, outputs: int) -> nn.Sequential:
 
 
 def _start_bilinear(conv: nn.ConvTranspose2d) -> None:
-    """Let the first output channel enlarge bilinearly, as MMDetection does; the others keep torch's start."""
+    """Initialise the first output channel to bilinear upsampling, as in MMDetection; the others stay as they are."""
     if conv.weight.is_meta:
         return
     side = torch.arange(4, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Average precision by the rules of COCO, computed by pycocotools or, equal to the bit, by faster-coco-eval."""
+"""COCO's average precision, computed by pycocotools or by faster-coco-eval, with bit-identical results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["AveragePrecision", "average_precision"]
 
 Evaluator = Literal["auto", "faster-coco-eval", "pycocotools"]
 
-# Areas in pixels between which an object is small, medium and large.
+# Limits in square pixels of the areas of small, medium and large objects.
 _SMALL, _LARGE, _END = 32.0**2, 96.0**2, 1e5**2
 _GRID = 2.0**30
 _SIZES = ((0.0, _SMALL), (_SMALL, _LARGE), (_LARGE, _END))
@@ -28,14 +28,15 @@ _SIZES = ((0.0, _SMALL), (_SMALL, _LARGE), (_LARGE, _END))
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """Average precision from 0 to 1, the mean over the classes.
+    """Average precision from 0 to 1, averaged over the classes.
 
     Args:
-        ap: Mean over the ten thresholds of the intersection over union from 0.50 to 0.95.
-        ap50: At the threshold 0.50.
-        ap75: At the threshold 0.75.
-        small: `ap` of objects below 32 x 32 pixels; None if there is none. Likewise `medium` and, from 96 x 96 on,
-            `large`.
+        ap: Mean over ten thresholds of the intersection over union, from 0.50 to 0.95.
+        ap50: Average precision at the threshold 0.50.
+        ap75: Average precision at the threshold 0.75.
+        small: `ap` of objects below 32 x 32 pixels; None if there are none.
+        medium: `ap` of objects from 32 x 32 to 96 x 96 pixels; None if there are none.
+        large: `ap` of objects above 96 x 96 pixels; None if there are none.
     """
 
     ap: float
@@ -49,18 +50,18 @@ class AveragePrecision:
 def average_precision(
     detections: Sequence[Detections], targets: Sequence[Target], *, evaluator: Evaluator = "auto"
 ) -> AveragePrecision:
-    """Return the average precision of the detections of images, in the order of their targets.
+    """Return the average precision of detections.
 
-    At most 100 detections of each image and class count, those with the highest scores. Boxes of both are in pixels of
-    the same image, since areas decide what is small.
+    Only the 100 detections with the highest scores count for each image and class. All boxes must be in pixels of the
+    original image, because areas define small and large objects.
 
     Args:
-        detections: Detections of each image. Leave out none by a threshold: that lowers the precision.
-        targets: Targets of each image.
-        evaluator: Which package computes it; "auto": faster-coco-eval if it is installed.
+        detections: Detections of each image. Do not remove any by a threshold, which would lower the precision.
+        targets: Targets of each image, in the same order.
+        evaluator: Package that computes the result. "auto" uses faster-coco-eval if it is installed, else pycocotools.
 
     Raises:
-        InputError: There is no object, or an image occurs twice.
+        InputError: There are no objects, the numbers of images differ, or an image occurs twice.
         MissingError: Neither package is installed.
         RunError: A score or box is not a number.
     """
@@ -73,7 +74,7 @@ def average_precision(
         {**entry, "id": number, "iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
         for number, entry in enumerate(_results(detections, targets), start=1)
     ]
-    # From 1 on: both packages take 0 for "not matched".
+    # Number objects from 1, because both packages use 0 for "not matched".
     objects = [
         {"id": number, "image_id": image_id, "category_id": label + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
         for number, (image_id, label, box, area, crowd) in enumerate(_objects(targets), start=1)
@@ -82,7 +83,7 @@ def average_precision(
     if not counted:
         raise InputError("no annotated object: average precision is undefined", where="targets")
     if not found:
-        # Both packages fail on an empty list.
+        # Both packages fail on an empty list of detections.
         sizes = [0.0 if any(low <= area <= high for area in counted) else None for low, high in _SIZES]
         return AveragePrecision(0.0, 0.0, 0.0, *sizes)
     labels = {entry["category_id"] for entry in (*objects, *found)}
@@ -91,7 +92,7 @@ def average_precision(
         "categories": [{"id": label} for label in sorted(labels)],
         "annotations": objects,
     }
-    # At most 100 detections of an image; all areas come before small, medium and large ones.
+    # The last limit is 100 detections; the areas are in the order all, small, medium, large.
     precision = _precision(data, found, _chosen(evaluator))[..., -1]
     whole = [_mean(part) or 0.0 for part in (precision[..., 0], precision[0, ..., 0], precision[5, ..., 0])]
     return AveragePrecision(*whole, *(_mean(precision[..., size]) for size in (1, 2, 3)))
@@ -102,7 +103,7 @@ def _results(detections: Sequence[Detections], targets: Sequence[Target]) -> lis
     for each, target in zip(detections, targets, strict=True):
         if not (torch.isfinite(each.scores).all() and torch.isfinite(each.boxes).all()):
             raise RunError("a score or box is not a finite number", where=f"detections of image {target.image_id}")
-        # Labels of both are counted from 1, whatever the ids of the categories.
+        # Number the labels of both from 1, regardless of the category ids.
         plain = Detections(each.boxes, each.scores, each.labels)
         entries += plain.to_coco(target.image_id)
     return entries
@@ -132,8 +133,8 @@ def _chosen(evaluator: Evaluator) -> str:
 
 
 def _precision(data: dict[str, Any], found: list[dict[str, Any]], evaluator: str) -> Any:
-    """Return (thresholds, recalls, classes, areas, limits) float64; -1 where a class has no object of a size."""
-    # Both print to stdout, which belongs to results.
+    """Return the precision (thresholds, recalls, classes, areas, limits) float64; -1 if a class has no such objects."""
+    # Both packages print to stdout, which is reserved for results.
     with contextlib.redirect_stdout(io.StringIO()):
         if evaluator == "pycocotools":
             from pycocotools.coco import COCO
@@ -151,7 +152,7 @@ def _precision(data: dict[str, Any], found: list[dict[str, Any]], evaluator: str
 
 
 def _mean(precision: Any) -> float | None:
-    # The packages divide differently in the last bit. No quotient of two counts below a million is that near to the
-    # middle between two multiples of 2^-30.
+    # The packages' quotients differ in the last bit, so round to multiples of 2^-30. No quotient of two counts below a
+    # million is close enough to the middle between two multiples to be rounded differently.
     known = precision[precision > -1]
     return float((known * _GRID).round().mean() / _GRID) if known.size else None

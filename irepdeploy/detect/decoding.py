@@ -1,4 +1,4 @@
-"""How an exported detector gives its detections: which of them, and in which graph."""
+"""The decoding of an exported detector: which detections it returns, and the module that computes them."""
 
 from __future__ import annotations
 
@@ -29,25 +29,30 @@ __all__ = [
 ]
 
 MODES = ("raw", "topk", "nms", "plugin")
-# Outputs of an exported detector, as EfficientNMS_TRT and most others name or order them.
+# Outputs of an exported detector, with the names and order of EfficientNMS_TRT and most others.
 DETECTION_NAMES = ("num_dets", "boxes", "scores", "classes")
-# Rounds of suppression in a static graph: of proposals, which took two at most, and of detections, where an untrained
-# network, all of whose scores are nearly equal, took twelve on 72 images. The export compares the detections of its
-# inputs with those of as many rounds as it takes.
+# Rounds of suppression in a static graph, for proposals and for detections. Proposals needed at most two rounds; the
+# detections of an untrained network, whose scores are all nearly equal, needed twelve on 72 images. The export checks
+# that more rounds would not change the detections of its inputs.
 PROPOSAL_ROUNDS, ROUNDS = 8, 16
 _IOU = 0.5
 
 
 @dataclass(frozen=True)
 class DetectionRule:
-    """Which detections an exported detector gives.
+    """The rule by which an exported detector selects its detections.
 
     Args:
-        mode: "raw": the heads; "topk": the best by score; "nms": the best without those that overlap a better one of
-            their class; "plugin": the same by TensorRT's EfficientNMS_TRT, which nothing but TensorRT runs.
-        score: Detections at or below it do not count; None: the detector's own threshold.
-        iou: Intersection over union above which the lower of two goes; None: the detector's own, or 0.5.
-        max_detections: Detections of an image, at most; None: the detector's own number.
+        mode: "raw" for the raw heads; "topk" for the detections with the highest scores; "nms" to also suppress those
+            that overlap a better detection of their class; "plugin" for the same by EfficientNMS_TRT, which only
+            TensorRT runs.
+        score: Score that detections must exceed; None for the detector's own threshold.
+        iou: Intersection over union above which the lower-scoring of two detections is suppressed; None for the
+            detector's own, or else 0.5.
+        max_detections: Maximum number of detections per image; None for the detector's own number.
+
+    Raises:
+        InputError: A value is invalid, or has no effect in this mode.
     """
 
     mode: str = "raw"
@@ -64,7 +69,7 @@ class DetectionRule:
                 raise InputError(f"expected a number from 0 to 1, got {value!r}", where=name)
         count = self.max_detections
         if count is not None and (type(count) is not int or not 1 <= count < 3840):
-            # TensorRT's TopK takes no more.
+            # The limit of TensorRT's TopK.
             raise InputError(f"expected a whole number from 1 to 3839, got {count!r}", where="max_detections")
         if self.mode == "raw" and (self.score, self.iou, count) != (None, None, None):
             raise InputError(
@@ -76,7 +81,7 @@ class DetectionRule:
             raise InputError("topk suppresses nothing", where="iou", hint="detections nms")
 
     def of(self, detector: Detector) -> DetectionRule:
-        """Return the rule with the detector's own values where none are given."""
+        """Return the rule with the missing values taken from the detector."""
         own = getattr(detector, "iou", _IOU)
         return dataclasses.replace(
             self,
@@ -86,12 +91,12 @@ class DetectionRule:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object."""
+        """Return the rule as a JSON object."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, value: object, where: object = None) -> DetectionRule:
-        """Read the result of `to_dict`."""
+        """Create a rule from the result of `to_dict`, or raise InputError."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(value, dict) or not set(value) <= known:
             raise InputError("damaged: not a rule of detections", where=where)
@@ -99,12 +104,12 @@ class DetectionRule:
 
 
 class Decoding(nn.Module):
-    """Detections of a detector's raw heads, by a rule.
+    """A module that computes detections from the raw heads of a detector.
 
     Args:
-        detector: A detector; it stays as it is.
-        rule: "topk" or "nms"; "plugin" means the same as "nms".
-        rounds: Rounds of suppression, for a static graph; None: until nothing changes.
+        detector: Detector; it is not changed.
+        rule: Rule with the mode "topk" or "nms"; "plugin" means the same as "nms".
+        rounds: Rounds of suppression, for a static graph; None to continue until nothing changes.
     """
 
     detector: Any
@@ -113,7 +118,7 @@ class Decoding(nn.Module):
         super().__init__()
         rule = rule.of(detector)
         own: Any = copy.copy(detector)
-        # A plain attribute: this module has no weights of its own.
+        # Bypass nn.Module's registration, so that this module has no weights.
         self.__dict__["detector"] = own
         assert rule.score is not None and rule.max_detections is not None
         own.score_threshold, own.max_detections = rule.score, rule.max_detections
@@ -123,7 +128,7 @@ class Decoding(nn.Module):
             own.rounds = self.rounds
             own.iou = 1.0 if rule.iou is None else rule.iou
 
-    # Three arguments instead of *heads, which cannot be traced: every detector has three heads.
+    # Every detector has three heads; *heads could not be traced.
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> Found:
         """Return num_dets (N, 1) int32, boxes (N, K, 4), scores (N, K) and classes (N, K) int32."""
         found: Found = self.detector.decode(first, second, third)
@@ -139,7 +144,7 @@ class Decoding(nn.Module):
 
 
 class Decoded(nn.Module):
-    """A detector that returns detections instead of its heads."""
+    """A detector that returns detections instead of raw heads."""
 
     def __init__(self, detector: Detector, rule: DetectionRule) -> None:
         super().__init__()
@@ -152,10 +157,10 @@ class Decoded(nn.Module):
 
 
 class Candidates(nn.Module):
-    """Boxes and scores of a detector's raw heads before suppression, as EfficientNMS_TRT takes them.
+    """A module that computes boxes and scores before suppression, as inputs of EfficientNMS_TRT.
 
     Args:
-        detector: A detector; it stays as it is.
+        detector: Detector; it is not changed.
     """
 
     detector: Any
@@ -166,10 +171,10 @@ class Candidates(nn.Module):
         self.by_class = hasattr(detector, "iou")
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes (N, B, 4), or (N, B, classes, 4) if they differ by class, and scores (N, B, classes)."""
+        """Return boxes (N, B, 4), or (N, B, classes, 4) if they depend on the class, and scores (N, B, classes)."""
         if self.by_class:
             return second, third
-        # Of CenterNet: every cell is a candidate, and where the heatmap has no peak its score is 0.
+        # CenterNet: every cell is a candidate, with a score of 0 where the heatmap has no peak.
         centres, sizes, offsets = first, second, third
         count, classes, height, width = centres.shape
         peaks = (F.max_pool2d(centres, 3, 1, 1) == centres).to(centres.dtype)

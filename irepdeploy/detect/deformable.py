@@ -10,10 +10,10 @@ __all__ = ["DeformableConv", "deformed"]
 
 
 class DeformableConv(nn.Module):
-    """A KxK convolution of stride 1 whose taps are moved and weighted by a convolution of the same input.
+    """A KxK convolution of stride 1 whose taps are shifted and weighted by another convolution of the same input.
 
-    Offsets and weights start at 0 and 0.5, as in MMDetection, whose names the parameters have. `sample` does the
-    arithmetic, so that an exporter can write it as one operator.
+    Offsets start at 0 and weights at 0.5, and parameters have the same names, as in MMDetection. The module `sample`
+    does the arithmetic, so that an exporter can write it as one operator.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, padding: int, bias: bool = False) -> None:
@@ -23,7 +23,7 @@ class DeformableConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        # Two offsets and a weight for each tap.
+        # Two offsets and one weight per tap.
         self.conv_offset = nn.Conv2d(in_channels, 3 * taps, kernel, padding=padding)
         nn.init.zeros_(self.conv_offset.weight)
         assert self.conv_offset.bias is not None
@@ -31,14 +31,14 @@ class DeformableConv(nn.Module):
         self.sample = Deformed(padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W')."""
+        """Map (N, C_in, H, W) to (N, C_out, H', W')."""
         return self.sample(x, self.conv_offset(x), self.weight, self.bias)
 
 
 class Deformed(nn.Module):
-    """The convolution itself, from offsets and logits of weights (N, 3 K K, H', W')."""
+    """The deformable convolution itself, given offsets and weight logits (N, 3 K K, H', W')."""
 
-    # One node in the graphs that show which convolutions can have branches.
+    # A single node in the graphs that show which convolutions can have branches.
     traced_whole = True
 
     def __init__(self, padding: int) -> None:
@@ -52,15 +52,15 @@ class Deformed(nn.Module):
 
 
 def deformed(x: Tensor, offsets: Tensor, shares: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """Return a convolution of stride 1 with moved taps, as ONNX's DeformConv defines it.
+    """Return a convolution of stride 1 with shifted taps, as defined by ONNX's DeformConv.
 
     Args:
-        x: (N, C_in, H, W).
-        offsets: (N, 2 K K, H', W'): down and across of each tap, in pixels.
-        shares: (N, K K, H', W'): factor of each tap.
-        weight: (C_out, C_in, K, K).
-        bias: (C_out,) or None.
-        padding: Zeros around the input.
+        x: Input (N, C_in, H, W).
+        offsets: Vertical and horizontal offset of each tap in pixels, (N, 2 K K, H', W').
+        shares: Factor of each tap, (N, K K, H', W').
+        weight: Weight (C_out, C_in, K, K).
+        bias: Bias (C_out,) or None.
+        padding: Zero padding on each side of the input.
     """
     count, channels, height, width = x.shape
     out_channels, _, tall, wide = weight.shape
@@ -70,7 +70,7 @@ def deformed(x: Tensor, offsets: Tensor, shares: Tensor, weight: Tensor, bias: T
     tap_down, tap_across = place[2].repeat_interleave(wide), place[3].repeat(tall)
     y = down + tap_down[:, None, None] + place[0][:, None] - padding
     u = across + tap_across[:, None, None] + place[1] - padding
-    # Pixel centres of grid_sample without aligned corners; outside of the image are zeros.
+    # Coordinates of pixel centres for grid_sample with align_corners=False; values outside the image are zero.
     grid = torch.stack([(2 * u + 1) / width - 1, (2 * y + 1) / height - 1], -1)
     grid = grid.reshape(count, tall * wide * rows, columns, 2)
     found = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

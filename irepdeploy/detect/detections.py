@@ -1,4 +1,4 @@
-"""What a detector found in one image."""
+"""The objects that a detector found in one image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ class Detections:
     """The objects that a detector found in one image.
 
     Args:
-        boxes: (n, 4) corners x0, y0, x1, y1 in pixels of the image.
-        scores: (n,) from 0 to 1.
-        labels: (n,) int64 class indices.
-        names: Class names in the order of the labels; (): the classes are numbered.
-        category_ids: Ids of the classes in COCO files, in the order of the labels; (): the label + 1.
-        image: The image that `draw` draws on: a Pillow image, or bytes (H, W) or (H, W, 3).
+        boxes: Corners x0, y0, x1, y1 (n, 4) in pixels of the image.
+        scores: Scores (n,) from 0 to 1.
+        labels: Class indices (n,) int64.
+        names: Class names in the order of the labels; () to show the numbers.
+        category_ids: Ids of the classes in COCO files, in the order of the labels; () for the label + 1.
+        image: Image that `draw` draws on: a Pillow image, or a uint8 array (H, W) or (H, W, 3).
+
+    Raises:
+        InputError: The shapes do not match.
     """
 
     boxes: Tensor
@@ -50,10 +53,10 @@ class Detections:
         """Return the detections of each image from the outputs of a detector.
 
         Args:
-            num_dets: (N, 1) number of valid rows.
-            boxes: (N, K, 4) corners.
-            scores: (N, K).
-            classes: (N, K) integers.
+            num_dets: Number of valid rows (N, 1).
+            boxes: Corners (N, K, 4).
+            scores: Scores (N, K).
+            classes: Class indices (N, K).
             facts: Other arguments of `Detections`.
         """
         counts = num_dets.flatten().tolist()
@@ -66,7 +69,7 @@ class Detections:
         return len(self.scores)
 
     def above(self, score: float) -> Detections:
-        """Return the detections that score at least `score`, the best first."""
+        """Return the detections with at least this score, highest score first."""
         order = self.scores.argsort(descending=True, stable=True)
         return self[order[self.scores[order] >= score]]
 
@@ -74,7 +77,7 @@ class Detections:
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index])
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return the entries of a COCO results file: ``bbox`` is left, top, width and height."""
+        """Return the entries of a COCO results file, whose ``bbox`` is left, top, width and height."""
         corners = self.boxes.double()
         boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
         ids = [self.category_ids[label] if self.category_ids else label + 1 for label in self.labels.tolist()]
@@ -84,10 +87,13 @@ class Detections:
         ]
 
     def draw(self, image: Any = None) -> Any:
-        """Return a Pillow image with the boxes, their classes and scores; small images are enlarged.
+        """Return a Pillow image with the boxes, classes and scores drawn on it. Small images are enlarged.
 
         Args:
-            image: A Pillow image, or bytes (H, W) or (H, W, 3); None: that of the detections.
+            image: Pillow image, or uint8 array (H, W) or (H, W, 3). Default: the image of the detections.
+
+        Raises:
+            InputError: There is no image.
         """
         from irepdeploy.detect.drawing import drawn
 

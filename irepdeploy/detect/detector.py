@@ -1,4 +1,4 @@
-"""The contract of a detector."""
+"""The interface of a detector."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ Found = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Backbone(Protocol):
-    """What a detector needs of the network that it reads maps of: a module, whose type torch leaves open.
+    """The interface of a detector's backbone, a module that returns several maps.
 
     Attributes:
-        channels: Channels of each map.
-        strides: Pixels of the input that a cell of each map stands for.
+        channels: Number of channels of each map.
+        strides: Stride of each map in pixels of the input per cell.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 
     def first(self, stages: int) -> list[nn.Module]:
-        """Return the modules of the stem and of the first stages, as freezes count them."""
+        """Return the modules of the stem and of the first `stages` stages, for freezing them."""
         ...
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the map of each stage."""
+        """Return the maps of all stages."""
         ...
 
 
 class Detector(nn.Module):
-    """A network that finds boxes of objects.
+    """Base class of networks that find the boxes of objects.
 
-    `forward` maps images (N, C, H, W) to raw heads, a tuple of tensors, in train mode and in eval mode. `backbone` is
-    the part whose branches, weights and freezes recipes name.
+    `forward` maps images (N, C, H, W) to raw heads, a tuple of tensors, in train mode and in eval mode. The attribute
+    `backbone` is the part to which the branches, weights and freezing in recipes apply.
 
     Attributes:
         head_names: Names of the heads, in the order of `forward`.
         classes: Number of classes.
-        max_detections: Detections of an image, at most.
-        stride: Height and width of the images are multiples of it.
-        score_threshold: Detections at or below it do not count.
-        float32: Modules that compute boxes: they stay float32 in a file of half precision.
-        rounds: Rounds of suppression in a static graph, None until nothing changes; see `kept`.
+        max_detections: Maximum number of detections per image.
+        stride: Number of which the height and width of the images must be multiples.
+        score_threshold: Score that detections must exceed.
+        float32: Modules that compute boxes and stay float32 in a half-precision file.
+        rounds: Rounds of suppression in a static graph; None to continue until nothing changes. See
+            `irepdeploy.detect.suppression.kept`.
     """
 
     head_names: ClassVar[tuple[str, ...]]
@@ -64,22 +65,22 @@ class Detector(nn.Module):
 
     @abstractmethod
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return the parts of the loss of a batch in training by name, whose sum is what is minimised."""
+        """Return the parts of the training loss of a batch by name. Their sum is minimised."""
 
     @abstractmethod
     def decode(self, *heads: Tensor) -> Found:
-        """Return the detections of raw heads by falling score, without reading a weight.
+        """Compute detections from the raw heads, in order of decreasing score, without using any weights.
 
-        Shapes do not depend on values, so that the operators export. Rows from num_dets on are 0.
+        Shapes do not depend on values, so that the operators can be exported. Rows from num_dets on are 0.
 
         Returns:
-            num_dets (N, 1) int32; boxes (N, K, 4): left, top, right, bottom in pixels of the input; scores (N, K) in
-            [0, 1]; classes (N, K) int32. K is at most `max_detections`.
+            num_dets (N, 1) int32; boxes (N, K, 4), which are left, top, right, bottom in pixels of the input; scores
+            (N, K) in [0, 1]; classes (N, K) int32. K is at most `max_detections`.
         """
 
 
 def selected(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Found:
-    """Return detections by falling score (N, K) as `Detector.decode` does: those at or below a threshold become 0."""
+    """Return sorted detections (N, K) as `Detector.decode` does, setting those at or below a threshold to 0."""
     counts = scores > threshold
     number = counts.to(torch.int32).sum(1, keepdim=True).to(torch.int32)
     weight = counts.to(scores.dtype)

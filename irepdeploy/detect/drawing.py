@@ -11,7 +11,7 @@ from irepdeploy.errors import printable
 
 __all__ = ["drawn"]
 
-# The palette of Okabe and Ito for colour-blind readers, without black, and whether white text is readable on each.
+# The colour-blind-safe palette of Okabe and Ito, without black, and whether white text is readable on each colour.
 _COLOURS = (
     ("#D55E00", True), ("#0072B2", True), ("#009E73", True), ("#CC79A7", False), ("#E69F00", False), ("#56B4E9", False),
     ("#F0E442", False),
@@ -21,11 +21,11 @@ _LONGEST_TEXT = 40
 
 
 def drawn(image: Any, boxes: Sequence[Sequence[float]], texts: Sequence[str], labels: Sequence[int]) -> Any:
-    """Return a copy of the image with boxes in the colour of their class, each with its text.
+    """Return a copy of the image with labelled boxes in the colour of their class.
 
     Args:
-        image: A Pillow image, or bytes (H, W) or (H, W, 3). One below 384 pixels is enlarged by a whole factor.
-        boxes: Corners x0, y0, x1, y1 in pixels of the image.
+        image: Pillow image, or uint8 array (H, W) or (H, W, 3). Images below 384 pixels are enlarged by an integer.
+        boxes: Corners x0, y0, x1, y1 in pixels of the image, best box first.
         texts: Text of each box.
         labels: Class index of each box.
     """
@@ -37,7 +37,7 @@ def drawn(image: Any, boxes: Sequence[Sequence[float]], texts: Sequence[str], la
     pen = ImageDraw.Draw(picture)
     width = max(2, max(picture.size) // 400)
     font = ImageFont.load_default(max(12, max(picture.size) // 45))
-    # The best, which come first, on top.
+    # Draw the best boxes, which come first, on top.
     for box, text, label in reversed(list(zip(boxes, texts, labels, strict=True))):
         colour, light = _COLOURS[label % len(_COLOURS)]
         x0, x1 = (min(max(value * factor, 0), picture.width - 1) for value in (box[0], box[2]))
@@ -47,7 +47,7 @@ def drawn(image: Any, boxes: Sequence[Sequence[float]], texts: Sequence[str], la
         shown = shown if len(shown) <= _LONGEST_TEXT else f"{shown[: _LONGEST_TEXT - 3]}..."
         left, top, right, bottom = pen.textbbox((0, 0), shown, font=font)
         wide, high = right - left + 4, bottom - top + 4
-        # Above the box, or below its upper edge at the top of the image.
+        # Place the text above the box, or inside its upper edge if the box is at the top of the image.
         x = max(0, min(x0, picture.width - wide))
         y = y0 - high if y0 >= high else y0
         pen.rectangle((x, y, x + wide, y + high), fill=colour)

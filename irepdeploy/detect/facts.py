@@ -1,4 +1,4 @@
-"""What a deployed detector takes and gives: normalisation, resizing, classes and thresholds, as a JSON object."""
+"""The description of a deployed detector as a JSON object: normalisation, resizing, classes and thresholds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from irepdeploy.errors import InputError
 
 __all__ = ["DETECTIONS_KEY", "DetectorFacts", "facts_path"]
 
-# In the metadata of an ONNX file.
+# Key in the metadata of an ONNX file.
 DETECTIONS_KEY = "irepdeploy.detections"
 _FORMAT, _VERSION = "irepdeploy.detections", 1
 _OUTPUTS = {
@@ -31,15 +31,15 @@ class DetectorFacts:
     """The description of a deployed detector.
 
     Args:
-        input_shape: (C, H, W) of an image.
-        mean: Mean of each channel, for pixels in [0, 1]; the network takes (pixel / 255 - mean) / std.
-        std: Standard deviation of each channel, likewise.
-        classes: Names of the classes in order; () if they are unknown.
-        rule: Which detections it gives, with every value set.
-        stride: Height and width of an image are multiples of it.
+        input_shape: Shape (C, H, W) of an image.
+        mean: Mean of each channel, for pixels in [0, 1]. The input of the network is (pixel / 255 - mean) / std.
+        std: Standard deviation of each channel, for pixels in [0, 1].
+        classes: Names of the classes in order; () if unknown.
+        rule: Rule by which detections are selected, with every value set.
+        stride: Number of which the height and width of an image must be multiples.
         heads: Names of the raw heads.
-        resizing: How an image becomes an input.
-        baked: The preprocessing that the file does itself, if any: it takes bytes then.
+        resizing: Rule by which images are resized to an input.
+        baked: Preprocessing that is part of the file, which then takes uint8 inputs; None if there is none.
     """
 
     input_shape: tuple[int, int, int]
@@ -63,7 +63,7 @@ class DetectorFacts:
         rule: DetectionRule,
         baked: Mapping[str, Any] | None = None,
     ) -> DetectorFacts:
-        """Return the description of a detector; a mean of one channel is that of all."""
+        """Return the description of a detector; the mean and std of a single channel apply to all channels."""
         channels, height, width = input_shape
         full = rule if rule.mode == "raw" else rule.of(detector)
         means, deviations = (tuple(values) * (channels if len(values) == 1 else 1) for values in (mean, std))
@@ -80,7 +80,7 @@ class DetectorFacts:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON object that explains itself."""
+        """Return the description as a self-explanatory JSON object."""
         channels, height, width = self.input_shape
         raw = self.rule.mode == "raw"
         return {
@@ -108,10 +108,10 @@ class DetectorFacts:
 
     @classmethod
     def from_dict(cls, value: Any, where: object = None) -> DetectorFacts:
-        """Read the result of `to_dict`.
+        """Create a description from the result of `to_dict`.
 
         Raises:
-            InputError: It is not such an object.
+            InputError: `value` is not a valid description.
         """
         try:
             if value["format"] != _FORMAT or value["version"] != _VERSION:
@@ -135,6 +135,6 @@ class DetectorFacts:
 
 
 def facts_path(model: str | os.PathLike[str]) -> Path:
-    """Return the description beside a model: ``model.detections.json`` for ``model.onnx`` and ``model.fp16.onnx``."""
+    """Return the path of a model's description: ``model.detections.json`` for ``model.onnx`` or ``model.fp16.onnx``."""
     path = Path(model)
     return path.with_name(f"{path.name.partition('.')[0]}.detections.json")

@@ -1,4 +1,4 @@
-"""Faster R-CNN with a feature pyramid (Ren et al. 2015, Lin et al. 2017), as MMDetection builds it."""
+"""Faster R-CNN with a feature pyramid (Ren et al. 2015, Lin et al. 2017), as in MMDetection."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ __all__ = ["FasterRCNN"]
 
 _DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
 _POSITIVE, _SHARE = 0.5, 0.25
-# Classes and boxes that take part in the last suppression, at most.
+# Maximum number of (class, box) pairs in the final suppression.
 _CANDIDATES = 1000
 
 
 class FasterRCNN(Detector):
-    """Proposals from the maps of a pyramid; classes and boxes from what is inside them.
+    """A two-stage detector: proposals from the maps of a pyramid, then classes and boxes from their contents.
 
-    Names of parameters are MMDetection's.
+    Parameters have the same names as in MMDetection.
 
     Args:
-        backbone: Gives maps; those with a stride of at least `finest_stride` are read.
+        backbone: Network that returns several maps, of which those with a stride of at least `finest_stride` are used.
         num_classes: Number of classes.
         pyramid: Channels of the pyramid.
         hidden: Width of the two linear layers.
         finest_stride: Stride of the finest map.
         scale: Side of the square anchor, in cells.
-        side: Bins of RoIAlign in each direction.
-        samples: Points of RoIAlign in each direction of a bin; 0: adaptive, as MMDetection trains.
-        finest: Side of the boxes of the finest map, in pixels.
-        proposals: Boxes of an image that are classified.
-        candidates: Boxes of a map before suppression, in train mode and in eval mode.
-        trained: Anchors and boxes of an image that a step is computed on.
-        score_threshold: Detections at or below it do not count.
-        iou: Intersection over union above which the lower of two detections of a class goes.
-        max_detections: Detections of an image.
-        rounded: Anchors with whole corners, as torchvision has them.
-        aligned: RoIAlign by half pixels; torchvision does without.
+        side: Number of bins of RoIAlign in each direction.
+        samples: Number of points of RoIAlign in each direction of a bin; 0 for adaptive, as in MMDetection's training.
+        finest: Side in pixels of the boxes that are pooled from the finest map; see `RoIAlign`.
+        proposals: Number of boxes per image that are classified.
+        candidates: Number of boxes per map before suppression, in train mode and in eval mode.
+        trained: Number of anchors and of boxes per image in a training step.
+        score_threshold: Score that detections must exceed.
+        iou: Intersection over union above which the lower-scoring of two detections of a class is suppressed.
+        max_detections: Maximum number of detections per image.
+        rounded: Round the corners of anchors, as in torchvision.
+        aligned: Shift RoIAlign by half a pixel; torchvision's detectors do not.
     """
 
     head_names: ClassVar[tuple[str, ...]] = ("rois", "boxes", "scores")
@@ -94,9 +94,9 @@ class FasterRCNN(Detector):
         self.refine = _Refine()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return proposals (N, R, 4), boxes of each class (N, R, classes, 4) and scores (N, R, classes).
+        """Return the proposals (N, R, 4), boxes of each class (N, R, classes, 4) and scores (N, R, classes).
 
-        Boxes are clipped to the image. Proposals that suppression removed have scores of 0.
+        Boxes are clipped to the image. Proposals removed by suppression have scores of 0.
         """
         maps = self.neck(self.backbone(images)[self.first_map :])
         size = images.shape[2:]
@@ -107,7 +107,7 @@ class FasterRCNN(Detector):
         return rois, boxes, scores
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return the losses of the proposals and of the boxes: cross-entropy and L1 of each."""
+        """Return the losses of the proposals and of the boxes: cross-entropy and L1 for each."""
         maps = self.neck(self.backbone(images)[self.first_map :])
         logits, deltas = self.rpn_head(maps)
         parts = rpn_loss(self.anchors, logits, deltas, targets, self.trained[0])
@@ -128,7 +128,7 @@ class FasterRCNN(Detector):
         return parts
 
     def _sampled(self, proposals: Tensor, valid: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the boxes that a step is computed on, their labels (background: the number of classes) and deltas."""
+        """Return the boxes of a training step, their labels (the number of classes for background) and their deltas."""
         truth, labels = target.trained
         boxes = torch.cat([truth.to(proposals.dtype), proposals[valid > 0]])
         objects = assigned(ious(boxes, truth.to(boxes.dtype)), positive=_POSITIVE, negative=_POSITIVE)
@@ -141,7 +141,7 @@ class FasterRCNN(Detector):
         return boxes[chosen], wanted, due
 
     def decode(self, *heads: Tensor) -> Found:
-        """Return the best detections, without those that overlap a better one of their class."""
+        """Return the best detections after suppressing those that overlap a better one of their class."""
         _, boxes, scores = heads
         count, number, classes = scores.shape
         counts = (scores > self.score_threshold).to(scores.dtype)
@@ -155,7 +155,7 @@ class FasterRCNN(Detector):
 
 
 class _RoIHead(nn.Module):
-    """Two linear layers, and one each for classes and boxes."""
+    """The head with two shared linear layers, and one linear layer each for classes and boxes."""
 
     def __init__(self, inputs: int, hidden: int, classes: int) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class _BoxHead(nn.Module):
                 nn.init.normal_(parameter, std=0.01 if name.startswith("fc_cls") else 0.001)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, R, C, side, side) -> logits (N, R, classes + 1), the background last, and deltas (N, R, 4 * classes)."""
+        """Map (N, R, C, side, side) to logits (N, R, classes + 1), background last, and deltas (N, R, 4 * classes)."""
         x = pooled.flatten(2)
         for layer in self.shared_fcs:
             x = F.relu(layer(x))
@@ -188,7 +188,7 @@ class _BoxHead(nn.Module):
 
 
 class _Refine(nn.Module):
-    """Boxes and scores of each class from logits and deltas."""
+    """A module that computes the boxes and scores of each class from logits and deltas."""
 
     traced_whole = True
 

@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al. 2017): maps of one width, each enriched by the coarser ones."""
+"""Feature pyramid network (Lin et al. 2017): maps of equal width, each combined with the coarser ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["FPN"]
 
 
 class FPN(nn.Module):
-    """1x1 convolutions of the maps, sums from coarse to fine, 3x3 convolutions; no normalisation, no activation.
+    """Feature pyramid: 1x1 convolutions, sums from coarse to fine, 3x3 convolutions; no normalisation or activation.
 
-    Names of parameters are MMDetection's.
+    Parameters have the same names as in MMDetection.
 
     Args:
-        channels: Channels of each map, from fine to coarse.
-        width: Channels of the results.
-        extra: Coarser maps to add, each every second cell of the one before.
+        channels: Number of channels of each map, from fine to coarse.
+        width: Number of channels of the results.
+        extra: Number of coarser maps to add, each with every second cell of the previous map.
     """
 
     def __init__(self, channels: Sequence[int], width: int = 256, extra: int = 1) -> None:
@@ -28,7 +28,7 @@ class FPN(nn.Module):
         self.extra = extra
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return a map (N, width, h, w) for each of `maps` (N, channels, h, w), and the extra ones."""
+        """Return a map (N, width, h, w) for each of `maps` (N, channels, h, w), followed by the extra maps."""
         sums = [lateral(each) for lateral, each in zip(self.lateral_convs, maps, strict=True)]
         for level in range(len(sums) - 1, 0, -1):
             finer = sums[level - 1]
@@ -40,7 +40,7 @@ class FPN(nn.Module):
 
 
 class _Plain(nn.Module):
-    """A convolution, under the name that MMDetection gives it."""
+    """A convolution whose parameters have the same names as in MMDetection."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()

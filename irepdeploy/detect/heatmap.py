@@ -1,4 +1,4 @@
-"""Heatmaps of object centres, as CenterNet is trained on them (Zhou et al. 2019)."""
+"""Heatmaps of object centres for training CenterNet (Zhou et al. 2019)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch import Tensor
 
 __all__ = ["focal_loss", "heatmap", "radii"]
 
-# How far a box may be off and still overlap its object by this much: MMDetection's.
+# Minimum overlap of a shifted box with its object, which determines the radius; the value is MMDetection's.
 _OVERLAP = 0.3
-# Of float32, relative to the peak of 1.
+# Values below this, relative to the peak of 1, are set to 0.
 _EPSILON = torch.finfo(torch.float32).eps
 
 
 def radii(sizes: Tensor, overlap: float = _OVERLAP) -> Tensor:
-    """Return the radius (n,) by which both corners of a box may move while the boxes overlap by `overlap`.
+    """Return the radius (n,) by which both corners of a box may move while it still overlaps the original.
 
     Args:
-        sizes: (n, 2) width and height, in cells.
-        overlap: Least intersection over union.
+        sizes: Width and height (n, 2) of the boxes, in cells.
+        overlap: Minimum intersection over union.
     """
     width, height = sizes.double().unbind(1)
     total, area = width + height, width * height
-    # One corner inside and one outside, both inside, both outside; of each quadratic equation the smaller root.
+    # Three cases: one corner inside and one outside, both inside, both outside. Each uses the smaller root.
     shifted = (total - (total**2 - 4 * area * (1 - overlap) / (1 + overlap)).sqrt()) / 2
     inside = (2 * total - (4 * total**2 - 16 * (1 - overlap) * area).sqrt()) / 8
     outside = (-2 * overlap * total + (4 * overlap**2 * total**2 + 16 * overlap * (1 - overlap) * area).sqrt()) / (
@@ -33,14 +33,14 @@ def radii(sizes: Tensor, overlap: float = _OVERLAP) -> Tensor:
 
 
 def heatmap(centres: Tensor, radius: Tensor, labels: Tensor, classes: int, size: tuple[int, int]) -> Tensor:
-    """Return (classes, H, W): a Gaussian at each centre, 1 at its peak, the maximum where several meet.
+    """Return a heatmap (classes, H, W) with a Gaussian of height 1 at each centre; overlaps take the maximum.
 
     Args:
-        centres: (n, 2) int64 x and y of cells.
-        radius: (n,) of the square that a Gaussian fills; its deviation is (2 radius + 1) / 6.
-        labels: (n,) classes.
+        centres: Cells (n, 2) int64 of the centres, x and y.
+        radius: Radius (n,) of the square that each Gaussian fills. Its standard deviation is (2 radius + 1) / 6.
+        labels: Class indices (n,).
         classes: Number of classes.
-        size: (height, width) in cells.
+        size: Height and width of the heatmap in cells.
     """
     height, width = size
     rows, columns = (torch.arange(side, device=centres.device) for side in (height, width))
@@ -56,10 +56,10 @@ def heatmap(centres: Tensor, radius: Tensor, labels: Tensor, classes: int, size:
 
 
 def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return the sum of the focal loss with alpha 2 and gamma 4 of a heatmap; 1 in `wanted` are the centres."""
+    """Return the summed Gaussian focal loss of a heatmap, with alpha 2 and gamma 4; centres are 1 in `wanted`."""
     shares = logits.sigmoid()
     centres = wanted == 1
-    # Logarithms of sigmoids of logits, which stay finite.
+    # logsigmoid of the logits stays finite, unlike the logarithm of the sigmoid.
     found = -F.logsigmoid(logits) * (1 - shares) ** 2 * centres
     missed = -F.logsigmoid(-logits) * shares**2 * (1 - wanted) ** 4
     return (found + missed).sum()

@@ -1,4 +1,4 @@
-"""The highest values and where they are, in an order that does not depend on who computes it."""
+"""Top-k selection with an order that does not depend on the runtime."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["highest", "is_plain"]
 
 
 def is_plain(example: object) -> bool:
-    """Return whether a tensor is one of a plain run: no graph is traced or compiled, and it has values."""
+    """Return whether a tensor has values and belongs to a normal run, in which no graph is traced or compiled."""
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
     return type(example) is Tensor and not traced and not example.is_meta
 
 
 def highest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` highest values along the last axis and their indices, of equal ones the first.
+    """Return the `count` highest values along the last axis and their indices, with equal values in index order.
 
-    That is the order of ONNX's TopK; torch leaves the order of equal values open, and they decide which box suppresses
-    which. Files of int8 have many. Which ones of the lowest value are among them stays open.
+    This is the order of ONNX's TopK. Torch does not define the order of equal values, which are frequent in int8 files
+    and decide which box suppresses which. It remains undefined which of the values equal to the lowest are included.
     """
     found, index = values.topk(count)
     if not is_plain(values):

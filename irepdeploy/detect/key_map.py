@@ -1,4 +1,4 @@
-"""Names of a detector's weights in state dicts of other libraries. MMDetection's are ours."""
+"""Conversion of a detector's weight names from other libraries. MMDetection's names are the same as ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["our_names"]
 
-# torchvision's names of Faster R-CNN with a feature pyramid, of its versions from 0.13 on and before.
+# Names in torchvision's Faster R-CNN with a feature pyramid, from version 0.13 on and before.
 _TORCHVISION = (
     (r"backbone\.body\.", "backbone."),
     (r"backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?", r"neck.lateral_convs.\1.conv."),
@@ -26,10 +26,10 @@ _TORCHVISION = (
 
 
 def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of torchvision's Faster R-CNN under our names, any other one as it is.
+    """Convert a state dict of torchvision's Faster R-CNN to our names; return any other state dict unchanged.
 
-    torchvision's first class is the background, of which it has boxes too; ours is the last, and has none. Its detector
-    was trained with ``rounded=True, aligned=False`` (see `FasterRCNN`), and its 90 classes are the ids of COCO.
+    Torchvision's background is the first class and has boxes; ours is the last class and has none. Torchvision's
+    detector was trained with ``rounded=True, aligned=False`` (see `FasterRCNN`), and its 90 classes are COCO ids.
     """
     if not any(".box_predictor." in name for name in state):
         return dict(state)

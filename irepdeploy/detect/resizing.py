@@ -1,4 +1,4 @@
-"""How an image becomes one of a network's input size, and boxes return to the pixels of the image."""
+"""Rules for resizing images to the input size of a network."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RULES = ("fit", "stretch")
 
 @dataclass(frozen=True)
 class Resizing:
-    """A rule of resizing to a fixed size.
+    """A rule for resizing images to a fixed input size.
 
     Args:
-        rule: "fit" keeps the aspect ratio: the image is as large as fits, its left upper corner in that of the input,
-            and the rest is 0 after normalisation. "stretch" fills the input.
+        rule: "fit" keeps the aspect ratio: the image is made as large as fits, placed in the upper left corner, and
+            padded with 0 after normalisation. "stretch" fills the whole input.
         height: Height of the input in pixels.
         width: Width of the input in pixels.
-        turned: An image that is higher than wide gets an input of the other orientation.
+        turned: Swap height and width for images that are taller than wide.
     """
 
     rule: str
@@ -34,7 +34,7 @@ class Resizing:
             raise InputError(f"expected {' or '.join(RULES)}, got {self.rule!r}", where="resizing")
 
     def resized(self, image: Any) -> tuple[Any, tuple[float, float]]:
-        """Return a Pillow image resized, not padded, and the scales of x and y that result."""
+        """Return the resized Pillow image, not padded, and the resulting scales of x and y."""
         from PIL import Image
 
         width, height = self.width, self.height
@@ -43,7 +43,7 @@ class Resizing:
         if self.rule == "fit":
             share = min(width / image.width, height / image.height)
             width, height = (max(1, round(side * share)) for side in image.size)
-        # Of the size that it really has: rounding moves boxes by up to half a pixel otherwise.
+        # Use the actual size: otherwise rounding would shift boxes by up to half a pixel.
         scale = width / image.width, height / image.height
         if (width, height) == image.size:
             return image, scale

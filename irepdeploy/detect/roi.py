@@ -1,4 +1,4 @@
-"""RoIAlign (He et al. 2017): maps inside boxes, sampled bilinearly on a grid of one size."""
+"""RoIAlign (He et al. 2017): bilinear sampling of maps inside boxes on a grid of fixed size."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ __all__ = ["RoIAlign"]
 
 
 class RoIAlign(nn.Module):
-    """Pool each box from the map that suits its size.
+    """A module that pools each box from the map that suits its size.
 
     Args:
-        strides: Pixels of the image that a cell of each map stands for, from fine to coarse.
-        side: Bins in each direction.
-        samples: Points in each direction of a bin, whose mean it is; 0: as many as it has cells, rounded up, which
-            MMDetection trains with and which costs more.
-        finest: Boxes below twice this side in pixels are pooled from the finest map; of twice the size, from the next.
-        aligned: Cells have their centres at half pixels; torchvision's detectors do without.
+        strides: Stride of each map in pixels of the image per cell, from fine to coarse.
+        side: Number of bins in each direction.
+        samples: Number of points in each direction of a bin, which are averaged. 0 for as many as the bin has cells,
+            rounded up, as in MMDetection's training; this is more expensive.
+        finest: Boxes below twice this side in pixels are pooled from the finest map; each doubling of the side selects
+            the next coarser map.
+        aligned: Assume the centres of cells at half pixels; torchvision's detectors do not.
     """
 
-    # One node in the graphs that show which convolutions can have branches.
+    # A single node in the graphs that show which convolutions can have branches.
     traced_whole = True
 
     def __init__(
@@ -38,19 +39,19 @@ class RoIAlign(nn.Module):
         self.finest, self.aligned = finest, aligned
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """Return the index of the map of each box (...), int64."""
+        """Return the index (...) int64 of the map for each box (..., 4)."""
         level = torch.log2(areas(boxes).sqrt() / self.finest + 1e-6).floor()
         return level.clamp(0, len(self.strides) - 1).long()
 
     def forward(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """(N, C, h, w) of each stride, boxes (N, R, 4) in pixels of the image -> (N, R, C, side, side)."""
+        """Pool boxes (N, R, 4) in pixels of the image from maps (N, C, h, w), and return (N, R, C, side, side)."""
         maps, level = list(maps)[: len(self.strides)], self.levels(boxes)
         operators = torchvision_operators(maps[0])
         if operators is not None:
             return self._by_torchvision(operators, maps, boxes, level)
         if self.samples and self.training:
             return self._gathered(maps, boxes, level)
-        # Every box is pooled from every map, so that shapes do not depend on values.
+        # Pool every box from every map, so that shapes do not depend on values.
         pooled = torch.zeros((), dtype=maps[0].dtype, device=maps[0].device)
         for index, each in enumerate(maps):
             here = (level == index).to(each.dtype)[..., None, None, None]
@@ -82,7 +83,7 @@ class RoIAlign(nn.Module):
         return found.reshape(count, channels, -1, self.side, self.side).transpose(1, 2)
 
     def _by_torchvision(self, operators: Any, maps: Sequence[Tensor], boxes: Tensor, level: Tensor) -> Tensor:
-        """Pool each box from its map by ``torchvision.ops.roi_align``."""
+        """Pool each box from its map with ``torchvision.ops.roi_align``."""
         count, number = level.shape
         rows = torch.arange(count, device=boxes.device).repeat_interleave(number).to(maps[0])
         given = torch.cat([rows[:, None], boxes.reshape(-1, 4).to(maps[0])], 1)
@@ -96,7 +97,7 @@ class RoIAlign(nn.Module):
         return found.reshape(count, number, *found.shape[1:])
 
     def _bins(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where the bins of boxes in cells start (..., 2), across and down, and the sides of a bin (..., 2)."""
+        """Return the start (..., 2) of the bins of boxes given in cells, x and y, and the sides (..., 2) of a bin."""
         start, end = boxes[..., :2], boxes[..., 2:]
         if self.aligned:
             return start - 0.5, (end - start) / self.side
@@ -109,11 +110,11 @@ class RoIAlign(nn.Module):
         return start[:, :, None, :] + shares[:, None] * step[:, :, None, :]
 
     def _inside(self, points: Tensor, size: int | Tensor) -> Tensor:
-        """Return 1, or 0 for points outside of the map, which boxes below one cell have where they are not aligned."""
+        """Return 1, or 0 for points outside the map, which occur for boxes below one cell if `aligned` is False."""
         return ((points >= -1) & (points <= size)).to(points.dtype)
 
     def _gathered(self, maps: Sequence[Tensor], boxes: Tensor, level: Tensor) -> Tensor:
-        """Pool by one weighted sum over the cells of all maps: its gradient is several times cheaper on a CPU."""
+        """Pool by one weighted sum over the cells of all maps, whose gradient is several times cheaper on a CPU."""
         count, channels = maps[0].shape[:2]
         cells = torch.cat([each.permute(0, 2, 3, 1).reshape(count, -1, channels) for each in maps], 1)
         sizes = torch.tensor([each.shape[2:] for each in maps], device=boxes.device)
@@ -136,7 +137,7 @@ class RoIAlign(nn.Module):
         index = first[..., None, None, None, None] + row * sizes[level, 1][..., None, None, None, None] + column
         weight = weights[0][:, :, :, None, :, None] * weights[1][:, :, None, :, None, :] / self.samples**2
         taps = 4 * self.samples**2
-        # Half precision has no such sum on every device.
+        # Not every device supports this sum in half precision.
         table = cells.reshape(-1, channels)
         table = table.float() if table.dtype in (torch.bfloat16, torch.float16) else table
         found = F.embedding_bag(
@@ -145,7 +146,7 @@ class RoIAlign(nn.Module):
         return found.reshape(count, -1, self.side, self.side, channels).permute(0, 1, 4, 2, 3)
 
     def _hats(self, start: Tensor, step: Tensor, size: int) -> Tensor:
-        """Return (N, R, side, size): the weight of each row of a map in each bin, with a point for each cell."""
+        """Return the weight (N, R, side, size) of each row of a map in each bin, with one point per cell of the bin."""
         number = step.ceil()
         grid = torch.arange(size, dtype=start.dtype, device=start.device)
         bins = torch.arange(self.side, dtype=start.dtype, device=start.device)

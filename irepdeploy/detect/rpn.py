@@ -1,4 +1,4 @@
-"""Region proposal network (Ren et al. 2015): where on the maps objects may be."""
+"""Region proposal network (Ren et al. 2015), which predicts where objects may be."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from irepdeploy.detect.target import Target
 
 __all__ = ["Proposals", "RPNHead", "rpn_loss"]
 
-# MMDetection's: a box stands for an object from 0.7 on, and for none below 0.3.
+# Values of MMDetection: an anchor is positive from an overlap of 0.7 on, and background below 0.3.
 _POSITIVE, _NEGATIVE, _SHARE = 0.7, 0.3, 0.5
 _SAME = 0.7
 
 
 class RPNHead(nn.Module):
-    """Objectness and deltas of each anchor, by the same convolutions on every map; names are MMDetection's."""
+    """The head that predicts the objectness and deltas of each anchor, with the same convolutions for every map.
+
+    Parameters have the same names as in MMDetection.
+    """
 
     def __init__(self, channels: int, anchors: int) -> None:
         super().__init__()
@@ -40,12 +43,12 @@ class RPNHead(nn.Module):
 
 
 class Proposals(nn.Module):
-    """The best boxes of all maps, without those that overlap a better one of their map.
+    """A module that selects the best boxes of all maps, after suppressing those that overlap a better one of their map.
 
     Args:
         anchors: Anchors of the maps.
-        candidates: Boxes of a map before suppression, in train mode and in eval mode.
-        count: Boxes of an image.
+        candidates: Number of boxes per map before suppression, in train mode and in eval mode.
+        count: Number of boxes per image.
     """
 
     traced_whole = True
@@ -57,7 +60,7 @@ class Proposals(nn.Module):
     def forward(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int], rounds: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return boxes (N, R, 4) in an image of `size`, and whether each counts (N, R): 1 or 0."""
+        """Return boxes (N, R, 4) in an image of `size`, and whether each box is valid (N, R), as 1 or 0."""
         found, scores = [], []
         for level, (logit, delta) in enumerate(zip(logits, deltas, strict=True)):
             score, moves = flattened(logit, delta)
@@ -65,12 +68,12 @@ class Proposals(nn.Module):
             number = min(self.candidates[0 if self.training else 1], len(anchors))
             best, index = highest(score, number)
             moved = moves.gather(1, index[..., None].expand(-1, -1, 4))
-            # Not anchors[index]: indexing a constant by a traced tensor is deprecated in torch.
+            # Use index_select, because indexing a constant with a traced tensor is deprecated in torch.
             chosen = anchors.index_select(0, index.reshape(-1)).reshape(moved.shape)
             boxes = clipped(decoded(chosen, moved), size)
             valid = (boxes[..., 2:] > boxes[..., :2]).to(boxes.dtype).prod(-1)
             keep = kept(boxes, _SAME, valid, rounds=rounds)
-            # A share, so that 0 is below every box that stays.
+            # The sigmoid is positive, so that suppressed boxes, with 0, rank below all others.
             scores.append(best.sigmoid() * keep)
             found.append(boxes)
         boxes, score = torch.cat(found, 1), torch.cat(scores, 1)

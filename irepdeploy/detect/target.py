@@ -1,4 +1,4 @@
-"""What a detector is trained and scored on: the objects of images."""
+"""The objects of images, on which a detector is trained and scored."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ __all__ = ["Target", "Targets", "collate"]
 _MULTIPLE = 32
 
 
-# Without eq: tensors are not compared by ==.
+# eq=False, because == of tensors does not return a single bool.
 @dataclass(frozen=True, eq=False)
 class Target:
     """The objects of one image.
 
     Args:
-        boxes: (n, 4) float32: left, top, right, bottom, in pixels of the network's input.
-        labels: (n,) int64, class indices from 0.
-        crowd: (n,) bool: a region of many objects, never trained on; detections inside it do not count as wrong.
-        image_id: Number of the image in its annotations, which is not its place in the data set.
-        size: (height, width) of the original image in pixels.
-        areas: (n,) float32 areas of the objects, which COCO sorts into small, medium and large: those of the masks
-            where there are masks. None for the areas of the boxes.
-        scale: Pixels of the input for a pixel of the original image, across and down. None where there is no original
-            to score boxes in.
+        boxes: Boxes (n, 4) float32, which are left, top, right, bottom in pixels of the network's input.
+        labels: Class indices (n,) int64, from 0.
+        crowd: Whether each object (n,) is a region of many objects. Such regions are not trained on, and detections
+            inside them do not count as wrong.
+        image_id: Id of the image in its annotations, which differs from its index in the data set.
+        size: Height and width of the original image in pixels.
+        areas: Areas (n,) float32 that define small, medium and large objects, which are those of masks if there are
+            any; None for the areas of the boxes.
+        scale: Pixels of the input per pixel of the original image, horizontally and vertically; None if boxes are not
+            scored in an original image.
+
+    Raises:
+        InputError: The shapes do not match.
     """
 
     boxes: Tensor
@@ -67,11 +71,11 @@ class Target:
 
     @property
     def trained(self) -> tuple[Tensor, Tensor]:
-        """Boxes and labels of the objects that are trained on."""
+        """The boxes and labels of the objects to train on, which excludes crowds."""
         return self.boxes[~self.crowd], self.labels[~self.crowd]
 
     def original(self, boxes: Tensor) -> tuple[Tensor, Target]:
-        """Return boxes (k, 4) of the input, cut at the border, and the target in pixels of the original image."""
+        """Convert boxes (k, 4) of the input, clipped to the image, and the target to pixels of the original image."""
         if self.scale is None:
             return boxes, self
         across, down = self.scale
@@ -83,10 +87,10 @@ class Target:
 
 
 class Targets(list[Target]):
-    """The targets of several images: a list that is indexed, split and moved like the labels of a batch."""
+    """The targets of several images: a list that can be indexed, split and moved like a tensor of labels."""
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Return one target for an integer, the Targets of a slice or of a tensor of indices otherwise."""
+        """Return one target for an integer, and Targets for a slice or a tensor of indices."""
         if isinstance(index, Tensor):
             return Targets(super(Targets, self).__getitem__(place) for place in index.tolist())
         found = super().__getitem__(index)
@@ -97,17 +101,17 @@ class Targets(list[Target]):
         return Targets(target.to(device, non_blocking=non_blocking) for target in self)
 
     def tensor_split(self, parts: int) -> list[Targets]:
-        """Split the targets as `torch.Tensor.tensor_split` splits the images."""
+        """Split the targets in the same way as `torch.Tensor.tensor_split` splits the images."""
         return [self[index] for index in torch.arange(len(self)).tensor_split(parts)]
 
 
 def collate(samples: Sequence[tuple[Tensor, Target]], multiple: int = _MULTIPLE) -> tuple[Tensor, Targets]:
-    """Make a batch of images (C, H, W) and their targets, padded by zeros on the right and below.
+    """Make a batch of images (C, H, W) and their targets, padded with zeros on the right and at the bottom.
 
-    Images of one size stay as they are; others get the largest height and width of the batch, rounded up to `multiple`.
+    If the sizes differ, images are padded to the largest height and width of the batch, rounded up to `multiple`.
 
     Raises:
-        InputError: The images have several numbers of channels.
+        InputError: The images have different numbers of channels.
     """
     images = [image for image, _ in samples]
     for image in images:

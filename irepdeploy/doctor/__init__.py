@@ -1,7 +1,7 @@
-"""Find out what is installed, what works, and which commands fix the rest.
+"""Examination of what is installed, what works, and which commands fix the rest.
 
-Anything that can hang or crash runs in a separate process (`irepdeploy.doctor.probes`); a check that fails nonetheless
-becomes a warning with its reason.
+Anything that can hang or crash runs in a separate process (`irepdeploy.doctor.probes`). A check that fails nonetheless
+becomes a warning with the reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check what networks run on: providers of ONNX Runtime, torch, the GPU, CUDA and TensorRT."""
+"""Checks of everything that runs networks: ONNX Runtime's providers, torch, the GPU, CUDA and TensorRT."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def torch() -> list[Check]:
 
 
 def gpu() -> list[Check]:
-    """List the GPUs that nvidia-smi sees."""
+    """List the GPUs that nvidia-smi finds."""
     seen = system_block()["gpu"]
     if isinstance(seen, list):
         return [
@@ -86,7 +86,7 @@ def cuda() -> list[Check]:
 
 
 def tensorrt(flavour: str) -> list[Check]:
-    """Check TensorRT or TensorRT-RTX, and whether it can build engines here."""
+    """Check TensorRT or TensorRT-RTX, and whether it can build engines on this machine."""
     title = FLAVOURS[flavour]
     row = partial(Check, title)
     rtx = flavour == "tensorrt_rtx"

@@ -1,4 +1,4 @@
-"""A row of the doctor's table, and running checks in parallel, isolated from each other."""
+"""Rows of the doctor's table, and a parallel run of checks that are isolated from each other."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ __all__ = ["Check", "Part", "one_line", "run_all"]
 
 @dataclass(frozen=True)
 class Check:
-    """One row: what was checked, what was found ("-" if nothing), a note of one line, and the command that fixes it.
+    """One row of the table.
 
-    A "missing" thing is absent or not usable; a "warning" is usable, with a caveat. Of a plain installation all
-    `required` ones must be "ok".
+    Attributes:
+        name: What was checked.
+        found: What was found, or "-" for nothing.
+        status: "ok"; "warning" if it is usable with a caveat; "missing" if it is absent or not usable.
+        note: A note of one line.
+        fix: The command that fixes the problem.
+        required: Whether a plain installation needs it to be "ok".
     """
 
     name: str
@@ -33,7 +38,7 @@ Part = Callable[[], list[Check]]
 
 
 def run_all(parts: Mapping[str, Part]) -> list[Check]:
-    """Run all parts in parallel and return their rows in order; a part that raises gives a warning with the reason."""
+    """Run all parts in parallel and return their rows in order. An exception becomes a warning with the reason."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return [check for checks in pool.map(_guarded, parts, parts.values()) for check in checks]
 
@@ -41,7 +46,7 @@ def run_all(parts: Mapping[str, Part]) -> list[Check]:
 def _guarded(name: str, part: Part) -> list[Check]:
     try:
         return part()
-    except Exception as error:  # on any machine, the user must see the other rows
+    except Exception as error:  # the user must see the other rows in any case
         return [Check(name, "unknown", "warning", f"cannot be checked: {type(error).__name__}: {one_line(error)}")]
 
 

@@ -1,4 +1,4 @@
-"""Run all checks, and derive which targets `export` can build."""
+"""The run of all checks, and the targets of `export` derived from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["examine"]
 
 
 def examine() -> list[Check]:
-    """Run all checks; takes seconds and never fails."""
+    """Run all checks and return their rows. This takes seconds and never fails."""
     parts: dict[str, Part] = {
         "Python": packages.python,
         "packages": packages.packages,
@@ -29,7 +29,7 @@ def examine() -> list[Check]:
 
 
 def _targets(checks: list[Check]) -> list[Check]:
-    """Derive the targets that `export` can build here from the other rows."""
+    """Return the row of targets that `export` can build on this machine, derived from the other rows."""
     use = {check.name: check.found for check in checks if check.status != "missing" and check.found != "unknown"}
     lacking = [name for name in ("torch", "onnx", "onnxruntime", "CPUExecutionProvider") if name not in use]
     if lacking:

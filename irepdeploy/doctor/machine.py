@@ -1,4 +1,4 @@
-"""Check the machine: cores, memory, disk, and the facts of a Jetson."""
+"""Checks of the machine: cores, memory, disk, and the facts of a Jetson."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def machine() -> list[Check]:
 
 
 def has_gpu() -> bool:
-    """Return whether an NVIDIA device node exists, usable or not."""
+    """Return whether an NVIDIA device node exists, whether or not it is usable."""
     return any(_HERE.find(device) for device in _GPU_DEVICES)
 
 
 def is_jetson() -> bool:
-    """Return whether this is a Jetson, by the release file of L4T."""
+    """Return whether this is a Jetson, judging by the release file of L4T."""
     return bool(_HERE.find(TEGRA_RELEASE))
 
 

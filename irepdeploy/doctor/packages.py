@@ -1,4 +1,4 @@
-"""Check Python and the packages that irepdeploy requires."""
+"""Checks of Python and the packages that irepdeploy requires."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["is_there", "packages", "python"]
 
 _PYTHON = (3, 11)
 _MODULES = {"cuda-python": "cuda.bindings.runtime", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
-# Imported in this process: they are light, and most are loaded already.
+# These are imported in this process, because they are light and most are already loaded.
 _LIGHT = ("numpy", "pillow", "pydantic", "pyyaml", "rich", "typer")
-# Extras for work on irepdeploy itself.
+# Extras for developing irepdeploy itself.
 _OURS = ("dev", "docs")
 _NOTES = {"cuda-python": "ctypes on libcudart takes its place"}
 
@@ -37,7 +37,7 @@ class _Requirement:
 
 
 def python() -> list[Check]:
-    """Check the interpreter."""
+    """Check the Python interpreter."""
     where = sys.executable + ("" if sys.prefix != sys.base_prefix else ", not a virtual environment")
     if sys.version_info < _PYTHON:
         return [Check("Python", platform.python_version(), "missing", f"older than 3.11; {where}", required=True)]
@@ -47,7 +47,7 @@ def python() -> list[Check]:
 def packages() -> list[Check]:
     """Check each package of a plain installation or an extra, and whether it can be imported."""
     wanted = [need for need in map(_requirement, metadata.requires("irepdeploy") or ()) if need.extra not in _OURS]
-    # TensorRT has its own row.
+    # TensorRT has a row of its own.
     wanted = [need for need in wanted if need.package not in FLAVOURS]
     return run_all({need.package: partial(_package, need) for need in wanted})
 
@@ -57,7 +57,7 @@ def is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
-        # The parent package is missing, or sys.modules was modified by hand.
+        # The parent package is missing, or sys.modules was modified manually.
         return False
 
 

@@ -1,6 +1,6 @@
-"""Probe libraries that are heavy, may crash or may hang, in a separate process.
+"""Probes of libraries that are heavy, may crash or may hang, run in a separate process.
 
-Each function returns JSON values. ``python -m irepdeploy.doctor.probes NAME ARGUMENT...`` prints them on its last line.
+Each function returns JSON values. ``python -m irepdeploy.doctor.probes NAME ARGUMENT...`` prints them as the last line.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ _MODEL = (
 
 
 def probe(name: str, *arguments: str) -> tuple[Any, str]:
-    """Call a function of this module in another process; return its result and what it wrote to stderr."""
+    """Call a function of this module in another process; return its result and the output on stderr.
+
+    Raises:
+        RunError: The process raises an exception, crashes, or does not answer in time.
+    """
     try:
         done = subprocess.run(
-            # -P: a file torch.py in the user's folder must not shadow torch.
+            # -P, because a file torch.py in the user's folder must not shadow torch.
             [sys.executable, "-P", "-m", "irepdeploy.doctor.probes", name, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -56,12 +60,12 @@ def probe(name: str, *arguments: str) -> tuple[Any, str]:
 
 
 def imported(module: str) -> dict[str, Any]:
-    """Import a module and return its ``__version__``, "" if it has none; raise what the import raises."""
+    """Import a module and return its ``__version__`` ("" if it has none). Exceptions of the import are not caught."""
     return {"version": str(getattr(importlib.import_module(module), "__version__", ""))}
 
 
 def torch_state() -> dict[str, Any]:
-    """Return the devices and TF32 settings of a newly started torch."""
+    """Return the devices and the default TF32 settings of torch."""
     import torch
 
     usable = torch.cuda.is_available()
@@ -76,14 +80,14 @@ def torch_state() -> dict[str, Any]:
 
 
 def listed_providers() -> list[str]:
-    """Return the execution providers that onnxruntime was built with, whether they load or not."""
+    """Return the execution providers that onnxruntime was built with, whether or not they load."""
     import onnxruntime
 
     return onnxruntime.get_available_providers()
 
 
 def session(provider: str) -> list[str]:
-    """Run a session with `provider` and return the providers that it uses."""
+    """Run a session with a provider and return the providers that it actually uses."""
     import numpy as np
     import onnxruntime
 
@@ -95,7 +99,7 @@ def session(provider: str) -> list[str]:
 
 
 def tensorrt(flavour: str) -> dict[str, Any]:
-    """Return title and version of a TensorRT, whether it was assembled for tests, and why it cannot build."""
+    """Return the title and version of a TensorRT, whether it was assembled for tests, and why it cannot build."""
     library = load_tensorrt(flavour)
     messages: list[tuple[str, str]] = []
     logger = logger_of(library.module, lambda severity, text: messages.append((severity, text)))
@@ -124,7 +128,7 @@ def _signal(number: int) -> str:
 
 
 def _main(name: str, *arguments: str) -> int:
-    # Warnings of an import would hide the reason of a failure on stderr.
+    # Warnings on import would hide the reason for a failure on stderr.
     warnings.simplefilter("ignore")
     try:
         print("\n" + json.dumps(globals()[name](*arguments)))

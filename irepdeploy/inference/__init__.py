@@ -1,1 +1,1 @@
-"""Detectors on image files: open one, run it, and gather what it found."""
+"""Running detectors on image files: opening a detector, running it, and collecting its detections."""

@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds that one image took: to resize and normalise, in the network, and to map its boxes back."""
+    """Times for one image in ms: to resize and normalise it, in the network, and to map its boxes back."""
 
     before_ms: float
     network_ms: float
@@ -34,19 +34,20 @@ class Times:
 
 
 def detect(model: str | os.PathLike[str] | nn.Module | OpenedDetector, image: Any, *, score: float = 0.3) -> Detections:
-    """Return the objects that a detector finds in an image, the best first.
+    """Return the objects that a detector finds in an image, highest score first.
 
         found = irepdeploy.detect("runs/d/best.pt", "street.jpg")
         found.draw().save("found.png")
 
     Args:
         model: A checkpoint, a detector in memory, the name of a network, an ONNX file or an engine; see
-            `open_detector`. Opening it takes longer than running it: pass an active `OpenedDetector` for many images.
-        image: A file, a Pillow image, or bytes (H, W) or (H, W, 3), RGB.
-        score: Detections below it are left out.
+            `open_detector`. Opening takes longer than running, so pass an active `OpenedDetector` for many images.
+        image: A file, a Pillow image, or a uint8 array (H, W) or (H, W, 3), RGB.
+        score: Minimum score of the returned detections.
 
     Raises:
-        InputError: The model is no detector, or the image is damaged.
+        InputError: The model is not a detector, or the image is damaged.
+        MissingError: The model is an engine, and TensorRT or a GPU is missing.
     """
     if isinstance(model, OpenedDetector):
         return detections_of(model, _picture(image))[0].above(score)
@@ -55,7 +56,7 @@ def detect(model: str | os.PathLike[str] | nn.Module | OpenedDetector, image: An
 
 
 def detections_of(opened: OpenedDetector, picture: Any) -> tuple[Detections, Times]:
-    """Return all detections of a Pillow image, in pixels of it, and how long they took."""
+    """Return all detections in a Pillow image, in pixels of that image, and the times they took."""
     start = time.perf_counter()
     array, scale = fed(opened.facts, picture)
     ready = time.perf_counter()
@@ -76,7 +77,7 @@ def detections_of(opened: OpenedDetector, picture: Any) -> tuple[Detections, Tim
 
 
 def fed(facts: DetectorFacts, picture: Any) -> tuple[Array, tuple[float, float]]:
-    """Return a Pillow image as a detector takes it, (C, H, W) float32, and the scales across and down."""
+    """Convert a Pillow image to the input of a detector, (C, H, W) float32; also return the scales of x and y."""
     channels, height, width = facts.input_shape
     resized, scale = facts.resizing.resized(picture.convert("L" if channels == 1 else "RGB"))
     pixels = np.asarray(resized, np.float32).reshape(resized.height, resized.width, channels)
@@ -86,16 +87,16 @@ def fed(facts: DetectorFacts, picture: Any) -> tuple[Array, tuple[float, float]]
 
 
 def restored(found: Detections, scale: tuple[float, float], size: tuple[int, int]) -> Detections:
-    """Return detections of an input in pixels of its image of `size` (height, width), cut at the border."""
+    """Convert detections from pixels of the input to pixels of the image of `size` (height, width), clipped to it."""
     factors = found.boxes.new_tensor([*scale, *scale])
     limits = found.boxes.new_tensor([size[1], size[0]] * 2)
     return replace(found, boxes=torch.minimum((found.boxes / factors).clamp(min=0), limits))
 
 
 def read_picture(path: str | os.PathLike[str]) -> Any:
-    """Return an image file as a Pillow image.
+    """Read an image file as a Pillow image.
 
-    The orientation in its EXIF data is ignored, as COCO does: boxes are in pixels as they are stored.
+    The orientation in the EXIF data is ignored, as in COCO, because boxes are in pixels of the stored image.
     """
     with open_image(path) as opened:
         return opened.convert("L" if opened.mode in ("1", "L") else "RGB")

@@ -1,4 +1,4 @@
-"""Detect objects in many image files, and score what was found against annotations."""
+"""Detect objects in many image files, and score the detections against annotations."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 @dataclass
 class FolderDetections:
-    """What was found in image files.
+    """The detections in several image files.
 
     Attributes:
-        found: Detections of each image that could be read, without the image, by file.
-        times: How long each took.
-        broken: Why a file was skipped.
-        pictures: Where the pictures are.
-        precision: Average precision, with annotations.
+        found: Detections (without the image) by file, for each image that could be read.
+        times: Times of each image that could be read.
+        broken: Reason why a file was skipped, by file.
+        pictures: Paths of the annotated images.
+        precision: Average precision, if there are annotations; otherwise None.
     """
 
     found: dict[Path, Detections] = field(default_factory=dict)
@@ -45,10 +45,10 @@ class FolderDetections:
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
-    """Return the images among files and in folders, by name.
+    """Return the given image files and the images in the given folders, sorted by name.
 
     Raises:
-        InputError: There is none.
+        InputError: A file does not exist, or a folder contains no images.
     """
     found: list[Path] = []
     for path in given:
@@ -73,17 +73,17 @@ def detect_files(
     annotations: CocoAnnotations | None = None,
     report: Callable[[str], None] = lambda name: None,
 ) -> FolderDetections:
-    """Run an active detector on files, and write pictures and the results in COCO's format into `out`.
+    """Run an active detector on image files, and write annotated images and results in COCO format into `out`.
 
-    A file that is damaged is skipped, and told in `broken`.
+    Damaged files are skipped and listed in `FolderDetections.broken`.
 
     Args:
-        opened: The detector.
-        files: Image files; with annotations, those of the annotations, in their order.
-        out: Existing folder; None writes nothing.
-        score: Pictures show detections that score at least so much; the results hold all.
-        annotations: Objects of the files, to score the detections.
-        report: Called with the name of each file that is done.
+        opened: Detector, inside its ``with`` block.
+        files: Image files; with annotations, the annotated files in the same order.
+        out: Existing folder; None to write nothing.
+        score: Minimum score of the detections that are drawn. The results contain all detections.
+        annotations: Annotations of the files, to score the detections.
+        report: Function that receives the name of each finished file.
     """
     result, entries = FolderDetections(), []
     taken: set[str] = set()
@@ -119,7 +119,11 @@ def detect_files(
 
 
 def annotated_files(folder: Path, annotations: CocoAnnotations) -> list[Path]:
-    """Return the files of the annotations in a folder, all of which must exist."""
+    """Return the annotated files in a folder.
+
+    Raises:
+        InputError: A file is missing, or there is no annotated object.
+    """
     if all(bool(target.crowd.all()) for target in annotations.targets):
         raise InputError("no annotated object: average precision is undefined", where=annotations.path)
     check_files(folder, annotations)
@@ -127,7 +131,11 @@ def annotated_files(folder: Path, annotations: CocoAnnotations) -> list[Path]:
 
 
 def labels_by_name(names: Sequence[str], annotations: CocoAnnotations, label: str) -> Tensor:
-    """Return the label in the annotations of each class of a detector, by name."""
+    """Return the annotations' label of each class of a detector, matched by name.
+
+    Raises:
+        InputError: The detector has no class names, or a class is not in the annotations.
+    """
     known = annotations.classes
     if not names:
         raise InputError("the detector does not know the names of its classes", where=label)

@@ -34,7 +34,7 @@ _EXPORT = "export the checkpoint with --detections topk or nms"
 
 @dataclass(frozen=True)
 class OpenedDetector:
-    """A detector and what it takes; the runner is active within a ``with`` block."""
+    """A detector with its runner, which is active within a ``with`` block, and the facts about its inputs."""
 
     label: str
     runner: Runner
@@ -48,7 +48,7 @@ class OpenedDetector:
         self.runner.__exit__(*error)
 
     def infer(self, image: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Return num_dets, boxes, scores and classes of one image (C, H, W) float32."""
+        """Return num_dets, boxes, scores and classes for one image (C, H, W) float32."""
         outputs = infer_all(self.runner, image[None])
         if not are_detections(outputs):
             shapes = ", ".join(f"{name} {array.shape}" for name, array in outputs.items())
@@ -63,12 +63,12 @@ def open_detector(
 
     Args:
         model: A checkpoint, a detector in memory, the name of a network (random weights), or an ``.onnx`` or
-            ``.engine`` file that `export` wrote with ``--detections topk`` or ``nms``.
-        factory: Builds the class of a foreign checkpoint.
+            ``.engine`` file exported with ``--detections topk`` or ``nms``.
+        factory: Function that builds the network, for a checkpoint of the user's own class.
 
     Raises:
-        InputError: It is no detector, gives raw heads, or takes bytes.
-        MissingError: It is an engine, and TensorRT or a GPU is missing.
+        InputError: The model is not a detector, returns raw heads, or takes uint8 inputs.
+        MissingError: The model is an engine, and TensorRT or a GPU is missing.
     """
     suffix = "" if isinstance(model, nn.Module) else Path(model).suffix.lower()
     if isinstance(model, str | os.PathLike) and suffix in (".onnx", ".engine"):
@@ -88,7 +88,7 @@ def open_detector(
     network = source.model
     if not isinstance(network, Detector):
         raise InputError(f"expected a detector, got a {type(network).__name__}", where=source.label)
-    # What the detector itself gives, at its own threshold.
+    # Use the detector's own decoding, at its own threshold.
     rule = DetectionRule("nms" if hasattr(network, "iou") else "topk")
     origin = origin_of(network)
     data = dataset_facts(origin.dataset)

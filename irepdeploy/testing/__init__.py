@@ -1,4 +1,4 @@
-"""Checks for tests of users."""
+"""Helpers for users' own tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONTRACTS = {
 
 
 def __getattr__(name: str) -> Any:
-    # The contracts need pytest and hypothesis, which assert_equivalent does not.
+    # Import the contracts lazily, because they need pytest and hypothesis, unlike assert_equivalent.
     if name not in _CONTRACTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
@@ -41,19 +41,21 @@ def assert_equivalent(
     *,
     model: Callable[[], nn.Module] | None = None,
 ) -> None:
-    """Assert that two models, each a network in eval mode, a checkpoint or an ONNX file, have the same outputs.
+    """Assert that two models have the same outputs.
+
+    Each model is a network in eval mode, or the path of a checkpoint or an ONNX file.
 
     Args:
         a: The reference.
         b: The other model.
-        inputs: (N, C, H, W) float32, as a tuple or by name for several inputs, or a path for `read_inputs`; seeded
-            random inputs are compared as well. By default real images are used, which need a known (C, H, W).
+        inputs: Inputs (N, C, H, W) float32, for several inputs as a tuple or by name; or a path for `read_inputs`.
+            Seeded random inputs are compared as well. Default: real images, which requires a known input shape.
         tolerance: A name in `TOLERANCES`, or a Tolerance.
-        model: Builds the class of a checkpoint of your own network.
+        model: Function that builds the network, for a checkpoint of your own class.
 
     Raises:
-        AssertionError: The outputs differ; the message has the error, the tolerance and, for two networks, the first
-            layer that differs.
+        AssertionError: The outputs differ. The message contains the error, the tolerance and, for two networks, the
+            first layer that differs.
         InputError: The models cannot be compared.
     """
     from irepdeploy.verify.equivalence import verify_models

@@ -1,9 +1,9 @@
-"""Tests that every branch must pass; the test of a new class inherits them.
+"""Tests that every branch must pass. Inherit from them in the tests of a new branch class.
 
     class TestMine(BranchContract):
         branch = Mine
 
-It needs pytest and hypothesis. Call ``register_branch(Mine)`` to use the name in presets and Architectures.
+The tests need pytest and hypothesis. Call ``register_branch(Mine)`` to use the name in presets and Architectures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SEEDS = st.integers(0, 2**31)
 
 
 class BranchContract:
-    """Inherit, and set `branch` to your class."""
+    """Base class for the tests of a branch. Set `branch` to your class."""
 
     branch: ClassVar[type[Branch]]
 
@@ -44,7 +44,7 @@ class BranchContract:
         monkeypatch.setitem(BRANCHES, self.branch.name, self.branch)
 
     def fitted(self, geometry: Geometry) -> Geometry:
-        """Return `geometry`, or a similar one beside which the branch is possible."""
+        """Return `geometry`, or a similar one for which the branch is possible."""
         same = replace(geometry, stride=(1, 1), out_channels=geometry.in_channels)
         near = (geometry, same, replace(geometry, kernel=3), replace(same, kernel=3))
         found = next((one for one in near if self.branch.impossible(one) is None), None)
@@ -53,7 +53,7 @@ class BranchContract:
         return found
 
     def made(self, geometry: Geometry, seed: int = 0) -> Branch:
-        """Make a branch in eval mode and float64, all values random."""
+        """Return a branch in eval mode and float64 with random values."""
         return randomize_block(self.branch(geometry), seed).double().eval()
 
     def test_is_found_by_its_name(self) -> None:
@@ -72,7 +72,7 @@ class BranchContract:
             out, expected = branch(x), _by_kernel(branch, x)
             assert out.shape == expected.shape
             assert _error(expected, out) <= 1e-12
-            # If kernel and bias nearly cancel, rounding is relative to the terms, not to their sum.
+            # If kernel and bias nearly cancel, the rounding error is relative to the terms, not to their sum.
             scale = max(1.0, float(bias.abs().max() + kernel.abs().sum((1, 2, 3)).max() * x.abs().max()))
             assert float((branch.float()(x.float()) - _by_kernel(branch, x.float())).abs().max()) <= 1e-5 * scale
 
@@ -113,7 +113,7 @@ class BranchContract:
                 assert _error(_by_kernel(branch.eval(), x), branch(x)) <= 1e-12
 
     def test_its_last_normalisation_silences_it(self) -> None:
-        """With gamma and beta zero the output is zero, which ``insert_branches(preserve=True)`` relies on."""
+        """Check that zero gamma and beta give zero outputs, on which ``insert_branches(preserve=True)`` relies."""
         branch = self.made(_somewhere(self.branch), 4)
         last = [module for module in branch.modules() if isinstance(module, NORMS)][-1]
         nn.init.zeros_(last.weight)

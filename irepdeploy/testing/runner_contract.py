@@ -1,11 +1,11 @@
-"""Tests that every Runner must pass; the test of a new runner inherits them and defines one fixture.
+"""Tests that every Runner must pass. Inherit from them in the tests of a new runner, and define one fixture.
 
     class TestOrtRunner(RunnerContract):
         @pytest.fixture
         def case(self):
             return RunnerCase(OrtRunner(model), feeds, expected={"logits": reference})
 
-It needs pytest.
+The tests need pytest.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class RunnerCase:
     """A runner and the outputs that it must return.
 
     Attributes:
-        runner: The runner, not active.
-        feeds: Its inputs by name.
-        expected: The outputs of a reference by name.
-        rtol: Allowed max|a - b| / max|a| of every output.
+        runner: Runner, not active.
+        feeds: Inputs by name.
+        expected: Outputs of the reference by name.
+        rtol: Maximum relative error, max|a - b| / max|a|, of every output.
     """
 
     runner: Runner
@@ -41,7 +41,7 @@ class RunnerCase:
 
 
 class RunnerContract:
-    """Inherit, and define the fixture `case`, which returns a `RunnerCase`."""
+    """Base class for the tests of a runner. Define the fixture `case`, which returns a `RunnerCase`."""
 
     @pytest.fixture
     def case(self) -> RunnerCase:
@@ -148,7 +148,7 @@ class RunnerContract:
                         use({**case.feeds, name: wrong})
                     assert name in str(caught.value.where)
                     assert caught.value.hint
-            # The refusals left it in working order.
+            # The runner still works after refusing wrong inputs.
             runner.infer(case.feeds)
 
     def test_leaves_after_an_error_inside(self, case: RunnerCase) -> None:

@@ -1,6 +1,6 @@
 """Hypothesis strategies for tests of a branch: convolution geometries and inputs.
 
-Batch-normalisation statistics are always random: fresh ones would hide a wrong fuse.
+Batch-normalisation statistics are always random, because freshly initialised ones would hide a wrong fuse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MODES = ("zeros", "zeros", "zeros", "reflect", "replicate", "circular")
 
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
-    """Draw 3x3, 5x5 and 7x7 convolutions of few channels: stride, padding and its mode, dilation, groups, depthwise."""
+    """Draw 3x3, 5x5 or 7x7 convolutions with few channels and any stride, padding (mode), dilation and groups."""
     groups = draw(st.sampled_from((1, 1, 2, 3, 4)))
     in_channels = groups * draw(st.integers(1, 3))
     same = draw(st.booleans())
@@ -45,9 +45,9 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 @st.composite
 def small_inputs(draw: st.DrawFn, geometry: Geometry, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Draw (N, C_in, H, W) with odd and even sides, large enough for the dilated kernel."""
+    """Draw inputs (N, C_in, H, W) with odd and even sides, large enough for the dilated kernel."""
     least = [
-        # Reflected padding needs a side above its own width.
+        # Reflection padding requires a side larger than the padding.
         max((geometry.kernel - 1) * dilation + 1 - 2 * padding, padding + 1, 1)
         for dilation, padding in zip(geometry.dilation, geometry.padding, strict=True)
     ]
@@ -59,7 +59,7 @@ def small_inputs(draw: st.DrawFn, geometry: Geometry, dtype: torch.dtype = torch
 
 @torch.no_grad()
 def randomize_block(block: Module, seed: int) -> Module:
-    """Give every parameter and running statistic of `block` seeded random values in place, variances in (0.2, 3)."""
+    """Set all parameters and running statistics of `block` in place to seeded random values; variances in (0.2, 3)."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in [*block.named_parameters(), *block.named_buffers()]:
         if not tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""Tests that every task must pass; the test of a task of one's own inherits them.
+"""Tests that every task must pass. Inherit from them in the tests of your own task.
 
     class TestMine(TaskContract):
         def task(self):
@@ -7,7 +7,7 @@
         def example(self, count, random):
             return torch.randn(count, 3, generator=random), torch.randint(3, (count,), generator=random)
 
-It needs pytest.
+The tests need pytest.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _COUNT = 12
 
 
 class TaskContract:
-    """Inherit, and override `task` and `example`."""
+    """Base class for the tests of a task. Override `task` and `example`."""
 
     def task(self) -> Task:
         """Return the task under test."""
         raise NotImplementedError
 
     def example(self, count: int, random: torch.Generator) -> tuple[Any, Any]:
-        """Return outputs of a network for `count` samples, and their targets; both batched along the first axis."""
+        """Return a network's outputs for `count` samples and their targets, both batched along the first axis."""
         raise NotImplementedError
 
     def made(self, seed: int = 0) -> tuple[Any, Any]:
-        """Make an example of twelve samples."""
+        """Return an example of twelve samples."""
         return self.example(_COUNT, torch.Generator().manual_seed(seed))
 
     def rows(self, outputs: Any, targets: Any) -> Rows:
-        """Return the statistics as (K, N), as a search keeps them."""
+        """Return the statistics (K, N), in the layout of a search."""
         return self.task().statistics(outputs, targets).T.contiguous().numpy()
 
     def scored(self, rows: Rows) -> float:
-        """Return the score of statistics."""
+        """Return the score for the statistics."""
         return self.task().score(totals_of(rows), rows.shape[1])
 
     def test_it_has_a_name_and_a_metric(self) -> None:
@@ -95,7 +95,7 @@ class TaskContract:
         assert interval.low <= self.scored(rows) + 1e-6 and self.scored(rows) <= interval.high + 1e-6
 
     def test_training_the_outputs_raises_the_score(self) -> None:
-        """Catches a metric of which less is better, and a loss that is of something else."""
+        """Detect a metric for which lower is better, and a loss that does not match the metric."""
         outputs, targets = self.made(2)
         leaves: list[Tensor] = []
 
