@@ -80,9 +80,9 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
     if not (sealed and _digest(memoryview(raw)[:-_HEX]) == raw[-_HEX:]):
         if b"/constants.pkl" in raw and b"/code/" in raw:
             raise CheckpointError(
-                "a TorchScript program, which keeps no class to insert branches into or to fuse",
+                "a TorchScript program, which does not contain the class of the network",
                 where=where,
-                hint="export the network that it was made from: save(net.state_dict(), path) and --model "
+                hint="use the original network: save(net.state_dict(), path) and --model "
                 "package.module:factory; or write it with torch.onnx.export and give the .onnx file",
             )
         if b"/data.pkl" not in raw:
@@ -100,7 +100,7 @@ def unpack(raw: bytes, *, where: object, hint: str) -> Any:
             raise CheckpointError(
                 "refused: the file contains code to run, not only weights",
                 where=where,
-                hint="load it where it was made and save it with irepdeploy.save(net, path), or its state_dict() alone",
+                hint="load it where it was created, and save it with irepdeploy.save(net, path) or as a state_dict()",
             ) from None
         raise CheckpointError("damaged: the archive is truncated or was modified", where=where, hint=hint) from None
     if type(content) is dict and content.get(_KEY) == _PLACE:

@@ -55,7 +55,7 @@ def load_backbone(net: nn.Module, file: str | os.PathLike[str]) -> None:
     left = sorted(set(found) - set(expected))
     if left:
         shown = ", ".join([*left[:_SHOWN], *(["..."] if len(left) > _SHOWN else [])])
-        log(f"{file}: {counted(len(left), 'tensor')} outside the backbone not read ({shown})")
+        log(f"{file}: {counted(len(left), 'tensor')} outside the backbone ignored ({shown})")
 
 
 def _plain(file: str, origin: Origin) -> dict[str, Tensor]:

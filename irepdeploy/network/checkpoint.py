@@ -145,7 +145,7 @@ def load(path: str | os.PathLike[str], *, model: Callable[[], nn.Module] | nn.Mo
     else:
         factory = origin.factory if is_factory(origin.factory) else "package.module:factory"
         raise CheckpointError(
-            "contains the weights of a class of your own, which a file cannot rebuild",
+            "contains the weights of a custom class, which cannot be built from the file alone",
             where=path,
             hint=f"add --model {factory}, or ird.load(path, model=factory)",
         )
@@ -249,7 +249,7 @@ def _check_tensors(state: Mapping[str, torch.Tensor], path: str | os.PathLike[st
         if kind is not None:
             raise CheckpointError(f"expected dense weights, got a {kind} tensor: {name}", where=path)
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"claims more values than it holds: {name}", where=path)
+            raise CheckpointError(f"declares more values than it stores: {name}", where=path)
 
 
 def _from_state_dict(
@@ -264,8 +264,8 @@ def _from_state_dict(
     place, state = next(iter(found.items()))
     if model is None:
         raise CheckpointError(
-            f"a state dict: {counted(len(state), 'tensor')} such as {next(iter(state))}, and not the class that they "
-            "belong to",
+            f"a state dict: {counted(len(state), 'tensor')} such as {next(iter(state))}, without the class of the "
+            "network",
             where=path,
             hint="add --model package.module:factory, a function that builds the network; in Python "
             "irepdeploy.load(path, model=factory)",
@@ -280,7 +280,7 @@ def _from_state_dict(
         raise CheckpointError(
             f"several state dicts of this network: {', '.join(whole)}",
             where=path,
-            hint=f"save the one that you want: torch.save(torch.load(PATH)[{whole[0]!r}], OTHER)",
+            hint=f"save the one you want: torch.save(torch.load(PATH)[{whole[0]!r}], OTHER)",
         )
     place = next(iter(usual or whole), place)
     fitting, how = fitted(network, found[place])

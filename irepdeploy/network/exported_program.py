@@ -131,7 +131,9 @@ def _screened(raw: bytes, where: object) -> str:
         members = {name.partition("/")[2]: name for name in archive.namelist()}
         if _GRAPH not in members:
             raise CheckpointError(
-                "a program of torch before 2.8", where=where, hint="export it again with a recent torch.export.save"
+                "the program was exported by torch before 2.8",
+                where=where,
+                hint="export it again with a recent torch.export.save",
             )
         odd = next((name for name in members if _MEMBERS.fullmatch(name) is None), None)
         if odd is not None:
@@ -144,7 +146,7 @@ def _screened(raw: bytes, where: object) -> str:
                 raise CheckpointError(
                     f"refused: the program may run code through {key or 'a key'} {value!r:.80}",
                     where=where,
-                    hint="programs of torch's own operators are taken" if key == "target" else None,
+                    hint="only programs of torch's own operators are supported" if key == "target" else None,
                 )
     return version if isinstance(version, str) else "unknown"
 

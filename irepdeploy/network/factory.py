@@ -76,7 +76,11 @@ def imported(spec: str, what: str = "function") -> Any:
     except ImportError as error:
         # Either the module itself is missing, or one that it imports.
         itself = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
-        hint = "run this in its folder, or add that to PYTHONPATH" if itself else "the module needs this import to work"
+        hint = (
+            "run this in its folder, or add the folder to PYTHONPATH"
+            if itself
+            else "the module needs this import to work"
+        )
         if itself and module_name.endswith(".py"):
             hint = f"a module is named without .py: {module_name.removesuffix('.py').replace('/', '.')}:{name}"
         raise MissingError(f"cannot import the module: {one_line(error)}", where=spec, hint=hint) from error

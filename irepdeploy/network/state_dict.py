@@ -127,7 +127,7 @@ def read_safetensors(raw: bytes, where: object) -> dict[str, Tensor]:
         from safetensors.torch import load
     except ImportError:
         raise MissingError(
-            "a safetensors file, and safetensors is not installed", where=where, hint="pip install safetensors"
+            "a safetensors file, but safetensors is not installed", where=where, hint="pip install safetensors"
         ) from None
     try:
         return load(raw)
@@ -149,9 +149,9 @@ def read_legacy(raw: bytes, where: object) -> object:
             return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything on a hostile file
         raise CheckpointError(
-            f"an old torch file that holds more than weights, or is damaged: {first_line(error)}",
+            f"an old torch file that contains more than weights, or is damaged: {first_line(error)}",
             where=where,
-            hint="save its state_dict() with a recent version of torch, where it was made",
+            hint="save its state_dict() with a recent version of torch, where it was created",
         ) from None
 
 

@@ -19,7 +19,7 @@ from irepdeploy.onnx_collapse.unit import Arrangement, Unit, Units
 
 __all__ = ["STOPPED", "Planner"]
 
-STOPPED = "planning took too long; what it had found by then is used"
+STOPPED = "planning took too long; the best plan found until then is used"
 
 # Number of consecutive kept tensors to merge across at once. More than one pays off for an expansion between
 # reductions.

@@ -59,9 +59,7 @@ def check_bounds(model: onnx.ModelProto, label: str) -> None:
     for key in functions:
         total = max(total, count_of(key, ()))
     if total > _MOST_NODES:
-        raise ModelError(
-            f"expected at most {_MOST_NODES:,} nodes, got {total:,} with functions written out", where=label
-        )
+        raise ModelError(f"expected at most {_MOST_NODES:,} nodes, got {total:,} with functions expanded", where=label)
 
 
 def check_constants(model: onnx.ModelProto, label: str) -> None:

@@ -188,11 +188,11 @@ class _Rules:
         node, kind = at.node, at.kind(at.node.input[0])
         takes_attribute = "axes" in onnx.defs.get_schema("ReduceMean", self._opset, "").attributes
         if node.op_type != "ReduceSum" or kind not in _FLOATS or not takes_attribute:
-            at.refuse("with its axes as an input, which the target does not take")
+            at.refuse("with its axes as an input, which the target does not support")
         shape = at.known_shape(0)
         sizes = [shape[axis] for axis in axes if -len(shape) <= axis < len(shape)]
         if None in sizes:
-            at.refuse("over a free size with its axes as an input, which the target does not take")
+            at.refuse("over a free size with its axes as an input, which the target does not support")
         count = at.constant(np.prod([size or 0 for size in sizes]), "count", kind)
         keepdims = attribute_of(node, "keepdims", 1)
         at.emit("Mul", [at.emit("ReduceMean", [node.input[0]], "mean", axes=axes, keepdims=keepdims), count])

@@ -184,5 +184,5 @@ def _readable(path: str) -> Iterator[str]:
         raise ModelError(
             f"its external data cannot be read: {one_line(error)}",
             where=path,
-            hint="keep the data file beside the model, under the name it was written with",
+            hint="keep the data file next to the model, under its original name",
         ) from error

@@ -54,7 +54,7 @@ def made_inference(model: onnx.ModelProto, label: str) -> str:
                 del node.attribute[index]
     counts = Counter(node.op_type for node in nodes)
     what = " and ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-    return f"{what} in training mode, made inference as net.eval() does" if nodes else ""
+    return f"{what} in training mode, converted to inference mode as by net.eval()" if nodes else ""
 
 
 def _trains(node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.TensorProto]) -> bool:

@@ -60,7 +60,7 @@ def write_model(model: onnx.ModelProto, path: Path, *, external: bool = False) -
     if any("\udc80" <= letter <= "\udcff" for letter in str(path)):
         # onnx can open external weights only by a path in UTF-8.
         hint = "name another folder with --out"
-        raise InputError("expected a path in UTF-8 for a model with its weights beside it", where=path, hint=hint)
+        raise InputError("expected a path in UTF-8 for a model with external weights", where=path, hint=hint)
     data = data_file(path)
     moved = []
     try:

@@ -27,7 +27,7 @@ def pair(override: str) -> Override:
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise RecipeError(f"{override!r} is not key=value", hint="for example search.population=8")
+        raise RecipeError(f"expected key=value, got {override!r}", hint="for example search.population=8")
     try:
         return key, parse_yaml(text)
     except YamlError as error:

@@ -74,7 +74,7 @@ def parse_yaml(content: str | bytes) -> Any:
             if node is None:
                 return None
             if _size(node, {}) > _MOST_VALUES:
-                raise YamlError(f"its aliases stand for more than {_MOST_VALUES} values")
+                raise YamlError(f"its aliases expand to more than {_MOST_VALUES} values")
             _check(node, set())
             return loader.construct_document(node)
         finally:
@@ -141,7 +141,7 @@ def _check_keys(node: yaml.MappingNode, seen: set[int]) -> None:
     for key, _ in node.value:
         if key.tag not in (f"{_PREFIX}str", f"{_PREFIX}merge"):
             shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-            raise YamlError(f"expected a key that is text, got {shown} (quote it if it is meant)", _line(key))
+            raise YamlError(f"expected a key that is text, got {shown} (put it in quotes if it is meant)", _line(key))
         _check(key, seen)
         if key.value in lines:
             raise YamlError(f"key {key.value!r} occurs twice: on lines {lines[key.value]} and {_line(key)}", _line(key))

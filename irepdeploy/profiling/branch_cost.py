@@ -227,7 +227,7 @@ def _times(
 ) -> tuple[dict[str, StepTime], list[str]]:
     if not nets:
         return {}, []
-    task = None if display is None else display.task("seconds a step", 100)
+    task = None if display is None else display.task("seconds per step", 100)
     done = 0
 
     def on_round(share: float) -> None:

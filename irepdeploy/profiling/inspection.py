@@ -119,7 +119,7 @@ def inspect_model(
             raise InputError(
                 "an ONNX model has no branches and cannot be trained",
                 where=source,
-                hint="name the checkpoint it was exported from",
+                hint="give the checkpoint from which it was exported",
             )
         return _onnx(source, input_shape)
     opened = open_source(source, model_factory, seed, architecture)
@@ -212,7 +212,7 @@ def _onnx(path: str | os.PathLike[str], input_shape: Sequence[TensorSpec]) -> In
     if found.not_counted:
         notes.append(f"not counted in any MACs: {', '.join(found.not_counted)}")
     if "BatchNormalization" in found.operators:
-        notes.append("health is that of the kernels in the file, without the batch normalisation behind them")
+        notes.append("health is that of the kernels in the file, without the batch normalisation after them")
     known = [layer.health for layer in layers if layer.health is not None]
     hidden = found.operators.get("Conv", 0) - len(known)
     if hidden:

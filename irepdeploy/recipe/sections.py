@@ -57,7 +57,7 @@ def _budget(value: str) -> str:
             f"{reprlib.repr(value)} is neither a fraction such as 2/3 nor a number per block such as 4/block"
         )
     if not 0 < Fraction(value) <= 1:
-        raise ValueError(f"{value} is impossible: a share of the possible branches is above 0 and at most 1")
+        raise ValueError(f"expected a share of the possible branches above 0 and at most 1, got {value}")
     return value
 
 
@@ -103,7 +103,7 @@ class _Named(Section):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.name is None) == (self.factory is None):
-            raise ValueError("expected either name, one of irepdeploy's, or factory, package.module:function")
+            raise ValueError("expected either name (one of irepdeploy's) or factory (package.module:function)")
         return self
 
 
@@ -320,7 +320,7 @@ class SearchSection(Section):
     def _shares_fit(self) -> SearchSection:
         if self.parents + self.offspring > 1 + 1e-9:
             raise ValueError(
-                f"parents={self.parents} and offspring={self.offspring} are more than the whole population"
+                f"parents={self.parents} and offspring={self.offspring} add up to more than the whole population"
             )
         return self
 
@@ -391,9 +391,9 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSection:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs={self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+            raise ValueError(f"expected warmup_epochs below epochs={self.epochs}, got {self.warmup_epochs}")
         if self.milestones and self.schedule != "step":
-            raise ValueError(f"milestones are of the schedule step, not of {self.schedule}")
+            raise ValueError(f"milestones apply only to the schedule step, not to {self.schedule}")
         return self
 
     @model_validator(mode="after")

@@ -137,7 +137,7 @@ class Architecture:
                 raise TypeError
             return cls(tuple(layers), tuple(branches), tuple(tuple(row) for row in matrix))
         except (KeyError, TypeError):
-            raise ArchitectureError("layers, branches or matrix is missing or of a wrong type", where=where) from None
+            raise ArchitectureError("layers, branches or matrix is missing or has a wrong type", where=where) from None
         except ArchitectureError as error:
             raise ArchitectureError(error.line, where=where) from None
 

@@ -113,7 +113,7 @@ class _TapBranch(Branch):
     @classmethod
     def impossible(cls, geometry: Geometry) -> str | None:
         if "ends" in (cls.rows, cls.columns) and geometry.kernel != 3:
-            return "a dilated pair of taps exists beside a 3x3 convolution only"
+            return "a dilated pair of taps exists only beside a 3x3 convolution"
         return None
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -294,7 +294,7 @@ class Avg3x3(Branch):
     def impossible(cls, geometry: Geometry) -> str | None:
         if geometry.in_channels == geometry.out_channels:
             return None
-        return "a pool needs as many output as input channels"
+        return "a pool needs as many output channels as input channels"
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         return batch_norm(_pool(x, self.geometry), self.bn, factor)
@@ -320,7 +320,7 @@ class Identity(Branch):
     def impossible(cls, geometry: Geometry) -> str | None:
         if geometry.keeps_shape:
             return None
-        return "an identity needs as many output as input channels and stride 1"
+        return "an identity needs as many output channels as input channels, and stride 1"
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         height, width = self.padding
@@ -382,7 +382,7 @@ def register_branch(branch: type[Branch]) -> type[Branch]:
             f"{name!r} cannot name a branch", where=branch.__name__, hint="letters, digits and _; no number at its end"
         )
     if BRANCHES.setdefault(name, branch) is not branch:
-        raise ArchitectureError(f"branch {name!r} is registered already", where=branch.__name__)
+        raise ArchitectureError(f"branch {name!r} is already registered", where=branch.__name__)
     return branch
 
 

@@ -36,7 +36,7 @@ def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
     blocks = tuple(f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, RepBlock))
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
-            raise NotFusable("weights on the meta device have no values", where=name, hint="load some first")
+            raise NotFusable("weights on the meta device have no values", where=name, hint="load weights first")
         if not _all_finite(parameter):
             raise NotFusable("weights are not finite (NaN or infinity)", where=name, hint=_TRAIN_AGAIN)
     for name, module in model.named_modules():

@@ -103,10 +103,10 @@ def _by_method(
         raise InputError(f"expected a method of algebra, probe or graph, got {method!r}")
     if where is not None and method != "probe":
         raise InputError(
-            "`where` chooses foreign blocks, which fuse() does not read", hint="ird.fuse_probe(net, where)"
+            "`where` selects foreign blocks, which fuse() does not support", hint="ird.fuse_probe(net, where)"
         )
     if example is not None and method != "graph":
-        raise InputError("fuse() reads no example", hint="ird.fuse_graph(net, example)")
+        raise InputError("fuse() takes no example", hint="ird.fuse_graph(net, example)")
     if keep_bn and method == "graph":
         raise InputError("keep_bn applies to blocks, and a graph has none", hint="omit it")
     new = {"algebra": "fuse(net)", "probe": "fuse_probe(net, where=...)", "graph": "fuse_graph(net, example=...)"}
@@ -228,7 +228,7 @@ def _bias_moved(
     """Move the bias to where the original network can hold it, and return the replacement of its BN, if any."""
     if layer is None or (layer.bn is None and not layer.bias):
         raise NotFusable(
-            "no batch normalisation moved into this block and its convolution had no bias: no place for the bias",
+            "no place for the bias: no batch normalisation moved into this block, and its convolution had no bias",
             where=name,
             hint="fuse without keep_bn=True"
             + ("; the preset gave the block a batch normalisation of its own" if layer and layer.own_bn else ""),
@@ -244,8 +244,8 @@ def _refuse_tied(block: RepBlock, modules: dict[str, nn.Module], name: str) -> N
     for other, module in modules.items():
         if module is not block.fixed.conv and any(p is weight for p in module.parameters(recurse=False)):
             raise NotFusable(
-                f"its convolution shares its weight with {other}, and fused the two differ: the unchanged class cannot "
-                "hold both",
+                f"its convolution shares its weight with {other}, but their fused weights differ: the original class "
+                "cannot hold both",
                 where=name,
                 hint="fuse without keep_bn=True",
             )

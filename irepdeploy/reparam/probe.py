@@ -226,7 +226,7 @@ def _axis(response: Response, stride: int, excess: int, offsets: set[int]) -> _A
     """Return the smallest kernel with the largest dilation that covers `offsets`; `excess` is reach - 2 * padding."""
     if offsets and min(offsets) > 0 and max(offsets) < excess:
         raise response.refusal(
-            f"it crops the map: {min(offsets)} pixels before and {excess - max(offsets)} after it are never read",
+            f"it crops the map: the first {min(offsets)} and the last {excess - max(offsets)} pixels are never read",
             hint="torch.nn.Conv2d has no negative padding",
         )
     padding = max(0, -(excess // 2), *(max(-offset, offset - excess) for offset in offsets))

@@ -76,7 +76,8 @@ class Response:
             raise self.refusal(f"it returns an empty map for {x.shape[2]}x{x.shape[3]} pixels")
         if y.dtype != x.dtype:
             raise self.refusal(
-                f"it returns {str(y.dtype).removeprefix('torch.')} for any dtype", hint="remove the cast inside it"
+                f"it returns {str(y.dtype).removeprefix('torch.')} for an input of any dtype",
+                hint="remove the cast inside it",
             )
         if not bool(torch.isfinite(y).all()):
             raise self.refusal("it returns NaN or infinity", hint="its weights or statistics are damaged")

@@ -168,7 +168,7 @@ def test_training_mode(tmp_path: Path, capsys: Capture) -> None:
     model.graph.output[0].name = "z"
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
     assert export(model, tmp_path) == 0
-    note = "1 BatchNormalization in training mode, made inference as net.eval() does"
+    note = "1 BatchNormalization in training mode, converted to inference mode as by net.eval()"
     assert note in capsys.readouterr().err
     assert certified(tmp_path).onnx["changes"] == [note]
     assert [node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node] == ["Conv"]
@@ -292,7 +292,10 @@ def test_functions_are_written_out_in_inference_form(tmp_path: Path) -> None:
     model.functions.append(helper.make_function("mine", "Block", ["a"], ["b"], body, [helper.make_opsetid("", 13)]))
     assert export(model, tmp_path) == 0
     changes = certified(tmp_path).onnx["changes"]
-    assert changes == ["functions written out", "1 Dropout in training mode, made inference as net.eval() does"]
+    assert changes == [
+        "functions written out",
+        "1 Dropout in training mode, converted to inference mode as by net.eval()",
+    ]
     assert {node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node} == {"Conv"}
     assert main(["verify", str(tmp_path / "m.onnx"), str(tmp_path / "o/model.onnx")]) == 0
 

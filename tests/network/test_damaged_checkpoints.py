@@ -207,7 +207,7 @@ KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "sparse": (lambda tensor: tensor.to_sparse(), "got a sparse tensor"),
     "meta": (lambda tensor: tensor.to("meta"), "got a meta"),
     "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "got a quantized tensor"),
-    "expanded": (lambda tensor: tensor.new_zeros(1).expand(tensor.shape), "claims more values than it holds"),
+    "expanded": (lambda tensor: tensor.new_zeros(1).expand(tensor.shape), "declares more values than it stores"),
 }
 
 

@@ -189,7 +189,7 @@ def test_a_copy_of_normalised_weights() -> None:
 def test_a_lazy_layer_without_weights() -> None:
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()).eval()
     for call in (lambda: irepdeploy.fuse_graph(model, torch.zeros(1, 3, 8, 8)), lambda: irepdeploy.export_model(model)):
-        with pytest.raises(ModelError, match=r"0\.weight: a lazy layer without weights"):
+        with pytest.raises(ModelError, match=r"0\.weight: this lazy layer has no weights yet"):
             call()
 
 

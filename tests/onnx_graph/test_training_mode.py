@@ -40,7 +40,9 @@ def network(opset: int = 14, returned: str = "", trains: bool = True) -> onnx.Mo
 )
 def test_it_is_made_inference(opset: int, counted: str) -> None:
     model = network(opset)
-    assert made_inference(model, "m.onnx") == f"{counted} in training mode, made inference as net.eval() does"
+    assert (
+        made_inference(model, "m.onnx") == f"{counted} in training mode, converted to inference mode as by net.eval()"
+    )
     onnx.checker.check_model(model)
     with OrtRunner(model.SerializeToString()) as runner:
         found = runner.infer({"x": X})["y"]

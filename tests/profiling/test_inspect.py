@@ -401,7 +401,7 @@ def test_onnx_with_what_is_not_counted(tmp_path: Path, capsys: Capture) -> None:
     found = inspected(capsys, onnx_file(tmp_path / "m.onnx", nodes, [1, 2, 8, 8], weights, ("y", "t")))
     notes = "; ".join(found["notes"])
     assert "not counted in any MACs: ConvTranspose, mine::Strange" in notes
-    assert "without the batch normalisation behind them" in notes and "health of 1 convolution:" in notes
+    assert "without the batch normalisation after them" in notes and "health of 1 convolution:" in notes
     # A constant counts as a parameter like an initializer does; each is counted once.
     assert found["fused"]["params"] == 54 + 54 + 3 and found["operators"]["Conv"] == 2
     assert [layer["layer"] for layer in found["layers"] if layer["health"]] == ["plain"]

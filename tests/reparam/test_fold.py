@@ -171,5 +171,5 @@ def test_it_exports_as_the_network_does(tmp_path) -> None:  # type: ignore[no-un
     net = random_network("vgg6")
     plain = folded(net)
     assert ird.compare(net, plain, torch.randn(3, 1, 16, 16)).ok
-    with pytest.raises(ird.IrepdeployError, match="a class of your own"):
+    with pytest.raises(ird.IrepdeployError, match="a custom class"):
         ird.load(ird.save(plain, tmp_path / "net.pt"))

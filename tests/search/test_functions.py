@@ -99,7 +99,7 @@ def test_a_network_without_weights_or_that_cannot_be_copied_is_refused(tmp_path:
     lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
     for call in (search, train):
         for each in (lazy, lambda: lazy):
-            with pytest.raises(ModelError, match="lazy layer without weights"):
+            with pytest.raises(ModelError, match="lazy layer has no weights"):
                 call(tmp_path / "o", net=each)
         with pytest.raises(ModelError, match="cannot be copied: a lock"):
             call(tmp_path / "o", net=NoCopy())

@@ -219,7 +219,10 @@ def test_a_factory_that_changes_the_folder_moves_no_run(
 
 HERE = "test_own_network"
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no module": ({"net": {"factory": "no_such_module:Net"}}, "(run this in its folder, or add that to PYTHONPATH)"),
+    "no module": (
+        {"net": {"factory": "no_such_module:Net"}},
+        "(run this in its folder, or add the folder to PYTHONPATH)",
+    ),
     "no function": ({"net": {"factory": "support.foreign:TinyNt"}}, "did you mean support.foreign:TinyNet?"),
     "not a name": ({"net": {"factory": "TinyNet"}}, "expected --model package.module:factory"),
     "a number": ({"net": {"factory": f"{HERE}:number"}}, "has no function 'number': it is a int"),

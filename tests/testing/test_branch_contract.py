@@ -143,7 +143,7 @@ def test_a_registered_branch_is_inserted_saved_loaded_and_fused(registered: None
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(ArchitectureError, match="branch 'conv1x1' is registered already"):
+    with pytest.raises(ArchitectureError, match="branch 'conv1x1' is already registered"):
         register_branch(type("Mine", (Scale,), {"name": "conv1x1"}))
     for name in ("", "a b", "a.b", "conv3x3_2", None):
         with pytest.raises(ArchitectureError, match="cannot name a branch"):

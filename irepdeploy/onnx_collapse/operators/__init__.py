@@ -55,7 +55,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "ConstantOfShape": c.Folded(c.constant_of_shape),
     "Conv": Conv(),
     "ConvTranspose": Refused("a transposed convolution is not one convolution of its input", convolution=True),
-    "DeformConv": Refused("a deformable convolution reads where its input says"),
+    "DeformConv": Refused("a deformable convolution reads at positions that depend on its input"),
     "Div": Div(),
     "Dropout": Dropout(),
     "Equal": c.Function(np.equal),

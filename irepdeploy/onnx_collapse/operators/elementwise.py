@@ -103,7 +103,7 @@ class Mul(_Scale):
 
     def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
         if _ends_gelu(operator, context.graph):
-            raise Refusal("it ends a GELU, which runtimes know by its five operators")
+            raise Refusal("it ends a GELU, which runtimes recognise by its five operators")
         super().check(operator, forms, context)
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
@@ -254,7 +254,7 @@ def _constant(operator: Operator, place: int, form: Form, context: Context) -> A
     array = context.array(operator, place)
     assert array is not None
     if array.ndim > 4 or any(size != 1 for size in array.shape[: max(array.ndim - 3, 0)]):
-        raise Refusal("a constant with a batch of its own")
+        raise Refusal("a constant with its own batch")
     found = array.reshape((1,) * max(3 - array.ndim, 0) + array.shape[max(array.ndim - 3, 0) :])
     limits = (form.channels, *form.size)
     if any(size not in (1, limit) for size, limit in zip(found.shape, limits, strict=True)):

@@ -87,7 +87,7 @@ class Reader:
         """Return a computed tensor, or a constant as a buffer of the network."""
         if name not in self.values:
             if name not in self.constants:
-                raise ModelError(f"damaged: no node gives {name!r}")
+                raise ModelError(f"damaged: no node computes {name!r}")
             names = _numbered(f"constant_{identifier(name)}")
             attribute = next(attribute for attribute in names if not hasattr(self.root, attribute))
             self.root.register_buffer(attribute, self.constants[name])

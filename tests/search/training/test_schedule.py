@@ -41,5 +41,5 @@ def test_the_warm_up_rises_with_every_step_and_the_rest_is_as_without(schedule: 
 
 
 def test_a_warm_up_without_end_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaves nothing of 12 epochs"):
+    with pytest.raises(ValueError, match="expected warmup_epochs below epochs=12, got 12"):
         settings(warmup_epochs=12)
