@@ -106,7 +106,7 @@ class Origin:
         return Architecture.from_branches({layer.name: layer.branches for layer in self.layers}, tuple(columns))
 
     def taking(self, specs: Sequence[TensorSpec]) -> Origin:
-        """Return a copy for these inputs, with None for the batch."""
+        """Return a copy with these inputs, in which None is the batch."""
         first = specs[0] if len(specs) == 1 else TensorSpec("", ())
         if first.dtype == "float32" and len(first.shape) > 1 and first.shape[0] is None:
             sizes: Any = first.shape[1:]

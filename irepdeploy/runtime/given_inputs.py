@@ -1,4 +1,4 @@
-"""Inputs as Python code gives them: one array or tensor, several in the order of ``forward``, or several by name."""
+"""Inputs in the forms that Python code passes: one array or tensor, several in order, or several by name."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Given = str | os.PathLike[str] | Array | Mapping[str, Array] | tuple[Array, ...]
 
 
 def given_arrays(inputs: Any, *, single: bool = False) -> Given:
-    """Return inputs as numpy arrays; a path stays as it is, and so do names and order.
+    """Convert inputs to numpy arrays; paths, names and the order are preserved.
 
     Args:
         inputs: A path; an array, a tensor or nested numbers (N, ...); a tuple or list of arrays or tensors in the order
             of the inputs; or a mapping of them by name.
-        single: Turn float64 arrays into float32 ones.
+        single: Convert float64 arrays to float32.
 
     Raises:
         InputError: An input is not an array of numbers.
@@ -46,10 +46,10 @@ def given_arrays(inputs: Any, *, single: bool = False) -> Given:
 
 
 def given_tensors(model: nn.Module, inputs: Any) -> tuple[torch.Tensor, ...]:
-    """Return inputs as the tensors that ``model(*tensors)`` takes.
+    """Convert inputs to tensors for a call ``model(*tensors)``.
 
     Args:
-        model: The network; the names of the parameters of its ``forward`` order inputs that are given by name.
+        model: The network. The parameters of its ``forward`` determine the order of inputs that are given by name.
         inputs: A tensor or an array; a tuple or list of them in the order of ``forward``; or a mapping of them by name.
 
     Raises:
@@ -72,13 +72,13 @@ def given_tensors(model: nn.Module, inputs: Any) -> tuple[torch.Tensor, ...]:
 
 
 def example_specs(model: nn.Module, examples: Any) -> list[TensorSpec]:
-    """Return the inputs of a network as examples show them, in the order of ``forward``, with None for the batch.
+    """Infer the inputs of a network from examples, in the order of ``forward`` and with None for the batch.
 
-    The batch is the first size that most of the examples have.
+    The batch is the most frequent first size of the examples.
 
     Args:
-        model: The network, whose ``forward`` names examples that are given by position.
-        examples: Inputs as for `given_arrays`, with the batch where the network takes it.
+        model: The network. The parameters of its ``forward`` name examples that are given by position.
+        examples: Inputs as for `given_arrays`, with the batch on the axis that the network expects.
 
     Raises:
         InputError: An example is not an array of numbers, or a parameter before a named one is missing.
@@ -109,7 +109,7 @@ def batch_axis(shape: Sequence[int | str | None], size: int) -> int | None:
 
 
 def forward_names(model: nn.Module) -> list[str]:
-    """Return the names of the parameters that ``forward`` takes by position; [] if they are not known."""
+    """Return the names of the positional parameters of ``forward``, or [] if they are unknown."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # compiled code has no signature
@@ -118,10 +118,10 @@ def forward_names(model: nn.Module) -> list[str]:
 
 
 def forward_order(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Return names of inputs in the order of ``forward``, or unchanged unless all are names of its parameters.
+    """Return names of inputs in the order of ``forward``; if some are not parameters of it, the order is kept.
 
     Raises:
-        InputError: A parameter before one of them is missing, so that they cannot be passed by position.
+        InputError: A parameter that precedes one of them is missing, so that they cannot be passed by position.
     """
     takes = forward_names(model)
     if not set(names) <= set(takes):
@@ -147,7 +147,7 @@ def _is_array(value: object) -> bool:
 
 
 def _is_tensor(value: object) -> bool:
-    # Nobody has a tensor before torch is imported, which takes seconds.
+    # Without torch there are no tensors, and importing it takes seconds.
     loaded = sys.modules.get("torch")
     return loaded is not None and isinstance(value, loaded.Tensor)
 

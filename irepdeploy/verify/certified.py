@@ -298,9 +298,9 @@ def _seed(certificate: Certificate) -> int:
 
 
 def _shapes(certificate: Certificate, *, given: bool) -> list[TensorSpec]:
-    """Return the sizes that the export compared at, where its source leaves or stores others."""
+    """Return the input sizes of the export's comparisons, if the source leaves sizes free or stores other ones."""
     if given and certificate.source.get("state") == "onnx":
-        # Those of the given inputs.
+        # The given inputs determine the sizes.
         return []
     return [input_spec(text) for text in certificate.onnx.get("compared_at", ())]
 

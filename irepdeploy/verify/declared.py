@@ -114,7 +114,7 @@ class Declared:
         found = dict(self.inputs)
         for name, spec in by_name.items():
             own, dtype = self.inputs[name], self.dtypes[name]
-            # float32 is also the default.
+            # float32 is also what an unspecified dtype defaults to.
             if spec.dtype not in ("float32", dtype):
                 raise InputError(
                     f"{self.label} reads {TensorSpec(name, numbers(own), dtype)}, not {spec.dtype}",
@@ -173,16 +173,17 @@ class Declared:
 
 
 def asked_by_name(asked: Sequence[TensorSpec], names: Sequence[str]) -> dict[str, TensorSpec]:
-    """Return the inputs that are asked for, by name: a single one without a name is the only one of `names`."""
+    """Return the requested inputs by name; a single unnamed input is the only one of `names`."""
     if len(names) == len(asked) == 1 and asked[0].name == UNNAMED:
         return {names[0]: asked[0]}
     return {spec.name: spec for spec in asked}
 
 
 def with_asked(known: Sequence[TensorSpec], asked: Declared) -> list[TensorSpec]:
-    """Return the inputs of a network, with None for the batch, at the sizes asked for instead of those it stores.
+    """Return the inputs of a network, with None for the batch and with requested sizes in place of stored ones.
 
-    An input that is not asked for keeps its sizes. Inputs of which a name is not among the known ones replace them all.
+    Inputs that are not requested keep their sizes. If the name of a requested input is unknown, the requested inputs
+    replace all known ones.
     """
     by_name = asked_by_name(asked.specs, [spec.name for spec in known])
     if not set(by_name) <= {spec.name for spec in known}:
@@ -194,10 +195,10 @@ def with_asked(known: Sequence[TensorSpec], asked: Declared) -> list[TensorSpec]
 def _resized(own: TensorSpec, asked: TensorSpec, free: TensorSpec) -> TensorSpec:
     shape = free.shape
     if len(own.shape) == len(asked.shape):
-        # The network knows where its batch is.
+        # The batch is where the network has it.
         pairs = zip(own.shape, asked.shape, strict=True)
         shape = tuple(None if due is None else size or due for due, size in pairs)
-    # float32 is also the default.
+    # float32 is also what an unspecified dtype defaults to.
     return TensorSpec(own.name, shape, own.dtype if asked.dtype == "float32" else asked.dtype)
 
 

@@ -355,9 +355,9 @@ def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[st
 def _known_specs(
     given: Given | None, asked: Sequence[TensorSpec], network: nn.Module, stored: Sequence[TensorSpec]
 ) -> Sequence[TensorSpec]:
-    """Return the inputs of a network at the sizes asked for, else those that it stores, else as they are given."""
+    """Return the inputs of a network with the requested sizes, else the stored sizes, else those of given inputs."""
     names = [spec.name for spec in stored]
-    # Names that the network lacks are those of the other model.
+    # Names that the network lacks belong to the other model.
     if asked and (len(asked) == len(names) or set(asked_by_name(asked, names)) <= set(names) or not names):
         return with_asked(stored, Declared.of_specs(asked))
     return stored or (() if given is None else specs_of(given, places=forward_names(network)))

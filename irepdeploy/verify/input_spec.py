@@ -121,7 +121,7 @@ def input_spec(text: str) -> TensorSpec:
 
 
 def spec_text(spec: TensorSpec | InputSpec) -> str:
-    """Return the text that `input_spec` parses."""
+    """Return an input as text that `input_spec` parses."""
     sizes = "x".join("?" if size is None else str(size) for size in spec.shape) or "scalar"
     return f"{spec.name}:{sizes}" + ("" if spec.dtype == "float32" else f":{spec.dtype}")
 

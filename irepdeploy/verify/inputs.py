@@ -182,7 +182,7 @@ def specs_of(given: Given, name: str = UNNAMED, places: Sequence[str] = ()) -> l
 
 
 def _arrays(given: Given, names: Sequence[str]) -> Mapping[str, Array]:
-    """Return given arrays by name: those in order have the `names` of the inputs."""
+    """Return given arrays by name; arrays in order get the `names` of the inputs."""
     from irepdeploy.verify.input_files import read_arrays
 
     found = read_arrays(given) if isinstance(given, str | os.PathLike) else given
