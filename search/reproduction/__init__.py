@@ -1,1 +1,1 @@
-"""The paper's questions, asked again by one protocol (docs/does-it-pay.md)."""
+"""The paper's questions, answered by one common protocol (docs/does-it-pay.md)."""

@@ -1,4 +1,4 @@
-"""Cells of a protocol: what its questions need, most of it trainings, in the order in which it is made."""
+"""Cells of a protocol: the trainings and measurements that its questions need, in the order in which they are run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .protocol import ADDED, ARMS, QUESTIONS, RANKED, SPACE, TRIAL_SEED, Arm, Co
 __all__ = ["Cell", "Extras", "cells_of", "chosen_trial", "recipe_of_cell", "settings_of"]
 
 Stage = Literal["trial", "final", "candidate", "scoring", "timing"]
-# The arm whose space and budget the timed candidates have.
+# Arm that defines the space and budget of the timed candidates.
 _TIMED = "drawn 2/3"
-# Overrides that change where a cell is computed and how, but not what: such as data.root.
+# Overrides that change where and how a cell is computed, such as data.root, but not its result.
 Extras = Sequence[str]
 
 
@@ -27,8 +27,9 @@ Extras = Sequence[str]
 class Cell:
     """A training or a measurement.
 
-    Trainings are a trial of settings, a final run, or a candidate retrained; `place` counts trials, or ranks. "scoring"
-    scores the last population of the arm's search again, "timing" times the scoring of a population.
+    A training is a trial of settings, a final run, or a retrained candidate; `place` is the index of the trial or the
+    rank of the candidate. "scoring" scores the last population of the arm's search again; "timing" times the scoring of
+    a population.
     """
 
     protocol: Protocol
@@ -41,7 +42,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """The name of the cell: what it is, apart from its settings."""
+        """Name of the cell, which identifies everything but its settings."""
         place = f" {self.place}" if self.stage in ("trial", "candidate") else ""
         what = f"{self.arm.name}, {self.stage}{place}, seed {self.seed}"
         protocol = f"{self.protocol.name} v{self.protocol.version}"
@@ -49,7 +50,7 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """The name of the cell's folder."""
+        """Name of the cell's folder."""
         words = self.key.partition(": ")[2].replace(",", "").replace("/", "_").split()
         return "-".join(words)
 
@@ -60,12 +61,12 @@ class Cell:
 
     @property
     def searcher(self) -> Cell:
-        """The cell whose search gives this one its Architectures: its own, or the first of all seeds."""
+        """The cell whose search provides the Architectures of this one: itself, or that of the first seed."""
         return self if self.stage == "final" else replace(self, stage="final", seed=self.protocol.seeds[0], place=0)
 
     @property
     def trials(self) -> list[Cell]:
-        """The trials that decide the settings of this training, in the main condition; a trial needs none."""
+        """The trials in the main condition that determine the settings of this training; empty for a trial."""
         if self.stage == "trial" or not self.trains:
             return []
         protocol, arm = self.protocol, self.arm.tuning
@@ -76,9 +77,9 @@ class Cell:
 
 
 def cells_of(protocol: Protocol, questions: Sequence[str], networks: Sequence[Network]) -> list[Cell]:
-    """Return the cells of some questions without repetition: for each network trials first, then what they decide.
+    """Return the cells of `questions` without repetition: for each network the trials, then the cells that use them.
 
-    Those of `ADDED` come after all others.
+    The cells of `ADDED` come after all others.
     """
     for question in questions:
         if question not in QUESTIONS:
@@ -113,22 +114,22 @@ def _late(protocol: Protocol, network: Network, question: str, *, added: bool) -
 
 
 def chosen_trial(cell: Cell, done: Mapping[str, ReproducedCell]) -> int | None:
-    """Return the place in the grid of the best trial by the search-validation set; None if a trial is missing."""
+    """Return the grid index of the best trial by the search-validation set; None if a trial is missing."""
     scores = [done[trial.key].result.val_accuracy for trial in cell.trials if trial.key in done]
     if not scores or len(scores) < len(cell.trials):
         return None
-    # Of equals the first, so that the order of the grid decides.
+    # Among equal trials the first one wins, so that the order of the grid decides.
     return scores.index(max(scores))
 
 
 def settings_of(cell: Cell, done: Mapping[str, ReproducedCell]) -> Settings | None:
-    """Return the settings under which a cell is trained; None while the trials that decide them are missing."""
+    """Return the settings with which a cell is trained; None while some of its trials are missing."""
     place = cell.place if cell.stage == "trial" else chosen_trial(cell, done)
     return None if place is None else cell.protocol.grid[place]
 
 
 def recipe_of_cell(cell: Cell, settings: Settings | None, extras: Extras = ()) -> Recipe:
-    """Return the recipe of a cell's training and of its search, which `settings` do not concern."""
+    """Return the recipe of a cell's training and of its search; `settings` affect the training only."""
     branches = cell.network.space if cell.arm.branches == SPACE else cell.arm.branches
     arm = cell.arm
     overrides = [

@@ -32,22 +32,22 @@ def reproduce(
     job: Annotated[
         str,
         typer.Option(
-            metavar="K/N", help="Do the K-th of N shares, in a folder of its own below --out; other cores do the rest."
+            metavar="K/N", help="Do only the K-th of N shares, in its own folder below --out, so that cores can share."
         ),
     ] = "1/1",
     hours: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop at the end of the epoch in which this time is over; run again to continue."),
+        typer.Option(min=0, help="Stop at the end of the epoch in which this time is reached; run again to continue."),
     ] = None,
     merged: Annotated[
-        bool, typer.Option("--merged", help="Train by merged steps, which is a protocol of its own.")
+        bool, typer.Option("--merged", help="Train with merged steps, which is a separate protocol.")
     ] = False,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data. [as in the recipe]", show_default=False)
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default=False)] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Prove that it runs, on noise; the figures mean nothing.")
+        bool, typer.Option("--smoke", help="Check that everything runs, on random data; the figures are meaningless.")
     ] = False,
     only_list: Annotated[
         bool, typer.Option("--list", help="Show what is done and what is missing, and run nothing.")
@@ -57,7 +57,7 @@ def reproduce(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Answer the paper's questions on a data set by one protocol, which docs/does-it-pay.md describes.
+    """Answer the paper's questions on a data set with the protocol of docs/does-it-pay.md.
 
     Continues where it was stopped, and shows tables of the records so far. Examples:
     irepdeploy reproduce fashion-mnist --list;
@@ -76,7 +76,7 @@ def reproduce(
     from .tables import tables_of
 
     protocol = protocol_of(data)
-    # In this order: the smoke scale has overrides of its own.
+    # In this order, since the smoke scale replaces overrides.
     protocol = protocol.smoke if smoke else protocol
     protocol = protocol.merged if merged else protocol
     networks = protocol.networks if network is None else (protocol.network(network),)
@@ -89,7 +89,7 @@ def reproduce(
     if only_list:
         _show_list(protocol, share, done, merged=merged, json=json)
         return
-    # Before hours of work.
+    # Fail now rather than after hours of work.
     import matplotlib  # noqa: F401
 
     extras = [] if root is None else [f"data.root={root}"]
@@ -118,9 +118,9 @@ def reproduce(
             say(note)
     say("wrote " + ", ".join(map(str, (place / "tables.json", place / "tables.md", *pictures))))
     if outcome.stopped:
-        say("the time is up: the same command goes on")
+        say("the time is up; run the same command again to continue")
     if outcome.waiting:
-        say(f"{len(outcome.waiting)} cells wait for trials of other jobs: run again once their records are in {place}")
+        say(f"{len(outcome.waiting)} cells wait for trials of other jobs; run again once their records are in {place}")
 
 
 def _said(share: Sequence[Cell], done: Collection[str], *, merged: bool) -> str:

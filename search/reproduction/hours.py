@@ -1,6 +1,6 @@
-"""How long the cells of a protocol take on one core, estimated from a plain step of the network.
+"""Time that the cells of a protocol take on one core, estimated from a plain step of the network.
 
-A branch costs about as much as the fixed operation (compact6 on one core: 0.037 s a plain step of 128 images, 0.364 s
+A branch costs about as much as the fixed operation (compact6 on one core, a step of 128 images: 0.037 s plain, 0.364 s
 with nine branches, 0.103 s merged), and a forward pass a third of a step.
 """
 
@@ -28,7 +28,7 @@ _ALL = 9.0
 
 
 def hours_of(cell: Cell, *, merged: bool = False) -> float | None:
-    """Return the hours of a cell on one core, its search included; None for a network without a known step."""
+    """Return the hours of a cell on one core, including its search; None if the step time of the network is unknown."""
     step, condition = cell.network.step_seconds, cell.condition
     if step is None or condition.images is None or condition.epochs is None:
         return None
@@ -39,10 +39,10 @@ def hours_of(cell: Cell, *, merged: bool = False) -> float | None:
     kept = _kept(cell.arm.budget, possible)
     whole = 1 + _A_BRANCH * kept
     if cell.stage == "timing":
-        # Naively in batches of two sizes, and fused.
+        # Naive evaluation with two batch sizes, and fused evaluation.
         return step * recipe.search.population * (2 * whole + 1) * scoring / 3600
     if cell.stage == "scoring":
-        # Without the search, which its own cell has made.
+        # Without the search, which belongs to another cell.
         anew = RECALIBRATIONS * (BATCHES * whole * _FORWARD + scoring)
         return step * recipe.search.population * (scoring + anew) / 3600
     share = next((float(each.partition("=")[2]) for each in cell.arm.changes if each.startswith(_FUSE_AT)), 1.0)
@@ -55,7 +55,7 @@ def hours_of(cell: Cell, *, merged: bool = False) -> float | None:
 
 
 def total_hours(cells: Iterable[Cell], *, merged: bool = False) -> float | None:
-    """Return the hours of all cells on one core; None if that of one is unknown."""
+    """Return the hours of all cells on one core; None if those of any cell are unknown."""
     total = 0.0
     for cell in cells:
         hours = hours_of(cell, merged=merged)

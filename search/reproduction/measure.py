@@ -1,4 +1,4 @@
-"""Cells that train nothing: a population scored again, and the time that scoring one takes."""
+"""Cells without training: scoring a population again, and timing how long scoring takes."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from .cells import Cell
 
 __all__ = ["BATCHES", "RECALIBRATIONS", "facts_of", "rescored", "timed"]
 
-# Splits into halves, new statistics, and the batches that each of these is of.
+# Number of splits into halves, of recalibrations, and of batches per recalibration.
 _SPLITS, RECALIBRATIONS, BATCHES = 10, 5, 8
-# Of the naive loop that Table 1 compares with; the evaluator has the batch of the recipe.
+# Batch size of the naive loop that Table 1 compares with; the evaluator uses that of the recipe.
 _NAIVE_BATCH, _CHUNK = 256, 2
 
 Pairs = tuple[tuple[float, float], ...]
 
 
 def facts_of(cell: Cell, plan: Recipe) -> dict[str, Any]:
-    """Return what every record says about its cell."""
+    """Return the fields that every record of a cell contains."""
     return {
         "protocol": cell.protocol.name,
         "version": cell.protocol.version,
@@ -65,9 +65,9 @@ def rescored(cell: Cell, search: Search, report: Callable[[str], object]) -> Res
     """Score the last population of a finished search on other images, and with other statistics.
 
     Args:
-        cell: What the record is called.
-        search: The search, at its end.
-        report: Gets a short text about the progress.
+        cell: Cell of the record.
+        search: The finished search.
+        report: Function called with a short text about the progress.
     """
     population = [search.population[index] for index in search.ranking]
     outcomes = _evaluator(search, search.supernet).outcomes(population)
@@ -100,7 +100,7 @@ def _pairs(fitness: list[Fitness]) -> Pairs:
 
 
 def _recalibrated(search: Search, population: list[Bits], repeat: int) -> Pairs:
-    """Score every candidate with statistics of its own, of the same few batches."""
+    """Score every candidate with its own statistics, all computed from the same few batches."""
     order = torch.Generator().manual_seed(1 + repeat)
     settings = search.settings
     loader = batches_of(search.data, settings.batch_size, order, settings.augment, None, search.ranks.device)
@@ -123,9 +123,9 @@ def _evaluator(search: Search, supernet: Supernet) -> PopulationEvaluator:
 
 
 def timed(cell: Cell, plan: Recipe, subject: Subject) -> TimedPopulation:
-    """Time how long a population takes to score on the search-validation set, naively and by fused networks.
+    """Time how long it takes to score a population on the search-validation set, naively and with fused networks.
 
-    The supernet has random weights, which the time does not depend on.
+    The supernet has random weights, since the time does not depend on them.
 
     Raises:
         InputError: The search-validation set is a stream.
@@ -139,7 +139,7 @@ def timed(cell: Cell, plan: Recipe, subject: Subject) -> TimedPopulation:
     evaluation, size = plan.search.evaluation, plan.search.population
     chunk = min(_CHUNK, size)
     sizes = Sizes(evaluation.batch_size, min(_NAIVE_BATCH, len(subject.val)), chunk, 1)
-    # One more for the last of an odd population would be half a round.
+    # The last candidate of an odd population would make half a round.
     rounds = size // chunk
     with exact_arithmetic(), progress(silent=True) as display:
         scorers = Scorers(cell.network.name, supernet, subject.val, sizes, plan.seed)

@@ -1,4 +1,4 @@
-"""Tables of the cells that train nothing: the noise of scores, and the time that scoring takes."""
+"""Tables of the cells without training: the noise of scores, and the time that scoring takes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .table import Table
 
 __all__ = ["noise_table", "timing_table"]
 
-# Scores of all candidates, with minus their losses.
+# (score, -loss) of all candidates.
 Scoring = Sequence[tuple[float, float]]
 
 
 def noise_table(found: RescoredPopulation, retrained: Mapping[int, float]) -> Table:
-    """Return what scoring noise does to the choice.
+    """Return the table of how scoring noise affects the choice.
 
     Args:
         found: The scorings.
-        retrained: Mean test accuracy of the candidates that were retrained, by place.
+        retrained: Mean test accuracy of the candidates that were retrained, by rank.
     """
     halves = [half for split in found.halves for half in split]
     rows = (
@@ -78,7 +78,7 @@ def _row(
 
 
 def _best(scoring: Scoring) -> int:
-    """Return the place of the best candidate, of equals the first."""
+    """Return the index of the best candidate, the first one among equals."""
     return max(range(len(scoring)), key=lambda place: (*scoring[place], -place))
 
 
@@ -95,13 +95,13 @@ def _tau(pairs: Sequence[tuple[Scoring, Scoring]]) -> str:
 
 
 def _ranks(scoring: Scoring) -> list[int]:
-    """Return ranks in which the loss tells candidates of one accuracy apart, as in a search."""
+    """Return ranks in which candidates of equal accuracy are ordered by loss, as in a search."""
     order = {each: place for place, each in enumerate(sorted(set(scoring)))}
     return [order[each] for each in scoring]
 
 
 def timing_table(found: TimedPopulation) -> Table:
-    """Return how long each evaluation of a population takes, and how much less than the naive one."""
+    """Return the table of the time of each evaluation of a population, and its speed-up over the naive one."""
     size, fuse = found.population, found.fuse_ns
 
     def own(name: str) -> list[float]:

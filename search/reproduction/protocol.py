@@ -1,7 +1,7 @@
 """The protocol of docs/does-it-pay.md as data: networks, conditions, arms, seeds and the grid of settings.
 
-What decides a result stands here, and is fixed before the runs; a change is a new `version`, and earlier records are no
-longer counted.
+Every setting that affects a result is defined here and fixed before the first run. Changing one requires a new
+`version`; records of earlier versions are ignored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TRIAL_SEED = 1000
 
 @dataclass(frozen=True)
 class Settings:
-    """What is tuned for each arm: learning rate, weight decay and schedule."""
+    """Settings that are tuned for each arm: learning rate, weight decay and schedule."""
 
     lr: float
     weight_decay: float
@@ -53,13 +53,13 @@ class Arm:
     """One way to train a network.
 
     Args:
-        name: Its label.
-        branches: Preset; `SPACE` is the paper's candidates for the network.
-        budget: Of the Architecture; None keeps every branch.
-        strategy: How the Architecture is searched; None draws it at random.
-        tuned_as: Arm whose trials give the settings; by default its own, which train a drawn Architecture where the
-            arm searches one.
-        warmup: Share of the epochs over which the learning rate rises; None: as the recipe.
+        name: Label of the arm.
+        branches: Preset of branches; `SPACE` stands for the paper's candidates for the network.
+        budget: Budget of the Architecture. None keeps every branch.
+        strategy: Search strategy. None draws the Architecture at random.
+        tuned_as: Arm whose trials determine the settings. Default: the arm itself; if it searches, its trials train a
+            randomly drawn Architecture.
+        warmup: Share of the epochs over which the learning rate rises. None uses the recipe's value.
         changes: Further overrides of the recipe.
     """
 
@@ -72,13 +72,13 @@ class Arm:
     changes: tuple[str, ...] = ()
 
     def overrides(self, epochs: int | None) -> list[str]:
-        """Return what the arm changes besides its branches in a training of this many epochs."""
+        """Return the overrides of the arm, apart from its branches, for a training of this many epochs."""
         rising = [] if self.warmup is None or epochs is None else [max(1, round(self.warmup * epochs))]
         return [*(f"train.warmup_epochs={each}" for each in rising), *self.changes]
 
     @property
     def tuning(self) -> Arm:
-        """The arm whose trials decide the settings of this one."""
+        """The arm whose trials determine the settings of this one."""
         if self.tuned_as is not None:
             return ARMS[self.tuned_as]
         return replace(self, strategy=None)
@@ -88,7 +88,7 @@ def _budget_arm(budget: str) -> Arm:
     return Arm(f"des {budget}", budget=budget, strategy="des")
 
 
-# What may help where branches do not pay; what helps a plain network too is tried on both.
+# Changes that may help where branches do not pay. Those that apply to a plain network too are tried on both.
 _WARMUP, _AVERAGE = 0.125, "train.ema=0.995"
 _HELP = (
     Arm("plain, long warm-up", "none", warmup=_WARMUP),
@@ -100,7 +100,7 @@ _HELP = (
     Arm("all, no decay", changes=("train.branch_decay=0",)),
     Arm("all, fused at 3/4", changes=("train.fuse_at=0.75",)),
 )
-# Beside merged steps only: what would exact ones have given?
+# Control for merged steps: the same training with exact ones.
 _CONTROL = Arm("all, exact step", tuned_as="all", changes=("train.step=exact",))
 ARMS = {
     arm.name: arm
@@ -128,20 +128,20 @@ QUESTIONS = {
     "axes": ("plain", "dbb", "all"),
     "helps": ("plain", "all", *(arm.name for arm in _HELP)),
     "step": ("all", _CONTROL.name),
-    # No training.
+    # Table 1 needs no training.
     "1": (),
 }
-# Of merged steps only.
+# Questions that only apply to merged steps.
 _OF_MERGED = ("step",)
-# Their cells come last, so that jobs that began before keep their shares.
+# Questions added later: their cells come last, so that jobs already started keep their shares.
 ADDED = ("helps", "step", "1")
-# The search whose last population is retrained, to compare the supernet's ranking with.
+# The search whose last population is retrained, to check the supernet's ranking.
 RANKED = "random 2/3"
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How much an arm is trained on; None is what the recipe says."""
+    """Number of training images and epochs of an arm; None uses the recipe's value."""
 
     images: int | None = None
     epochs: int | None = None
@@ -149,7 +149,7 @@ class Condition:
 
     @property
     def label(self) -> str:
-        """Such as "10,240 images, 3,200 steps"."""
+        """Label such as "10,240 images, 3,200 steps"."""
         if self.images is None or self.epochs is None:
             return "as the recipe"
         return f"{self.images:,} images, {self.epochs * -(-self.images // self.batch):,} steps"
@@ -163,12 +163,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Network:
-    """A network, the recipe that trains it, and what is known of it.
+    """A network, the recipe that trains it, and known figures.
 
     Args:
-        space: The paper's candidate branches for it.
-        step_seconds: Of a plain step on one core, or None if nothing was measured or estimated.
-        paper: Test accuracy in percent that the paper states, by arm.
+        name: Name of the network.
+        recipe: Name of a shipped recipe.
+        overrides: Overrides of the recipe.
+        space: Preset of the paper's candidate branches for the network.
+        step_seconds: Seconds of a plain training step on one core. None: not measured or estimated.
+        paper: Test accuracy in percent reported by the paper, by arm.
     """
 
     name: str
@@ -181,7 +184,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that decides which trainings are made; `axes` are the conditions beside the main one."""
+    """Definition of all trainings; `axes` are the conditions other than the main one."""
 
     name: str
     networks: tuple[Network, ...]
@@ -212,7 +215,7 @@ class Protocol:
 
     @property
     def merged(self) -> Protocol:
-        """The same with merged steps: another protocol, whose records are not mixed with those of exact steps."""
+        """The same protocol with merged steps, whose records are kept apart from those of exact steps."""
         step = ("train.step=merged", "search.step=merged")
         networks = tuple(replace(each, overrides=(*each.overrides, *step)) for each in self.networks)
         questions = (*self.questions, *_OF_MERGED)
@@ -220,7 +223,7 @@ class Protocol:
 
     @property
     def smoke(self) -> Protocol:
-        """The smallest protocol of this kind, on noise: it proves that everything runs, in minutes."""
+        """The smallest protocol of this kind, on random data, which checks within minutes that everything runs."""
         first = self.networks[0]
         return replace(
             self,

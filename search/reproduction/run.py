@@ -1,4 +1,4 @@
-"""Make the cells of a protocol: each in a folder of its own, resumed where it was killed, recorded when it is done."""
+"""Run the cells of a protocol, each in its own folder. Killed cells are resumed; finished ones are recorded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["Outcome", "drawn", "measured_in", "records_in", "run_cells"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of a job has made, what waits for trials of other jobs, and whether its time was up."""
+    """Cells that a job has finished, cells that wait for trials of other jobs, and whether the time was up."""
 
     made: int
     waiting: tuple[Cell, ...]
@@ -76,16 +76,16 @@ def run_cells(
     hours: float | None = None,
     advance: Advance = lambda cells, note: None,
 ) -> Outcome:
-    """Make the cells that have no record yet, each in a folder of `job`, which holds their records.
+    """Run the cells that have no record yet, each in a subfolder of `job`, which also holds their records.
 
     Args:
         cells: Cells of this job, in order.
-        out: Folder with the records of all jobs, in which `job` lies.
-        job: Folder of this job, held by the caller.
-        ranks: The processes of the run.
-        extras: Overrides of each recipe that say where and how it is computed.
-        hours: Stop at the end of an epoch once that time is over; the same call goes on there.
-        advance: Gets the number of cells done since its last call, and a short text.
+        out: Folder with the records of all jobs; the parent of `job`.
+        job: Folder of this job, locked by the caller.
+        ranks: Processes of the run.
+        extras: Overrides of each recipe that determine where and how it is computed.
+        hours: Time limit. The run stops at the end of the epoch in which it is reached; the same call continues there.
+        advance: Function called with the number of cells done since its last call, and a short text.
     """
     until = None if hours is None else time.monotonic() + 3600 * hours
     done, measured, made = records_in(out), set(measured_in(out)), 0
@@ -115,7 +115,7 @@ def run_cells(
                 return Outcome(made, (), stopped=True)
             made += 1
             advance(1, f"{cell.key}  {note}")
-        # Other jobs may have made trials meanwhile.
+        # Other jobs may have finished trials in the meantime.
         done = {**records_in(out), **done}
         if not any(settings_of(cell, done) for cell in waiting):
             return Outcome(made, tuple(waiting), stopped=False)
@@ -123,7 +123,7 @@ def run_cells(
 
 
 def _measured(cell: Cell, job: Path, ranks: Ranks, extras: Extras, advance: Advance) -> Measured | None:
-    """Return the record of a cell that trains nothing, in the first process."""
+    """Return the record of a cell without training, in the first process."""
     found: Measured | None = None
     if cell.stage == "scoring":
         search, _ = _searched(cell.searcher, job, ranks, extras, advance)
@@ -141,7 +141,7 @@ def _watch(advance: Advance, cell: Cell, until: float | None, ranks: Ranks) -> A
 
     def told(epochs: int, note: str) -> None:
         say(0, note)
-        # A run that resumes tells first, without a note, what was done before: it must get on by an epoch.
+        # A resumed run first reports earlier epochs, without a note. Stop only after a further epoch.
         if until is None or not epochs or not note:
             return
         # All processes stop at the same epoch.
@@ -192,7 +192,7 @@ def _trained(
 ) -> TrainingResult:
     subject = None
     if cell.stage == "trial":
-        # What is tuned must not see the test set.
+        # Trials must not see the test set.
         subject = replace(_subject(plan, ranks), load_test=lambda: None)
     begun = (folder / JOURNAL).exists()
     run = Training(plan, folder, architecture, subject=subject, resume=begun, ranks=ranks)
@@ -207,7 +207,7 @@ def _subject(plan: Recipe, ranks: Ranks) -> Subject:
 
 
 def drawn(plan: Recipe, ranks: Ranks) -> Architecture:
-    """Return an Architecture that spends the whole budget of a recipe, at random by its seed."""
+    """Return a random Architecture that spends the whole budget of a recipe, drawn with its seed."""
     subject = _subject(plan, ranks)
     space = Supernet(subject.net, plan.branches, where=subject.where).space
     every = np.ones(space.size, dtype=bool)
@@ -216,7 +216,7 @@ def drawn(plan: Recipe, ranks: Ranks) -> Architecture:
 
 
 def _structure(folder: Path) -> str | None:
-    """Export what was trained, and return the digest of its structure; None if a check of the export failed."""
+    """Export the trained network and return the digest of its structure; None if a check of the export failed."""
     export: Callable[..., object] = irepdeploy.export_model
     try:
         export(folder / "best.pt", out=folder / "export")

@@ -1,4 +1,4 @@
-"""A table of text, as JSON and in Markdown."""
+"""A table of text, with JSON and Markdown output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Table", "markdown_of"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: cells as text under `columns`, and notes."""
+    """A table with text cells under `columns`, and notes."""
 
     title: str
     columns: tuple[str, ...]
@@ -30,7 +30,7 @@ class Table:
 
 
 def markdown_of(tables: Iterable[Table]) -> str:
-    """Return tables in Markdown; a note that several have stands below the first one only."""
+    """Return tables in Markdown; a note shared by several tables is printed below the first one only."""
     parts, said = [], set[str]()
     for table in tables:
         parts += [f"**{table.title}**", table.grid]

@@ -76,7 +76,7 @@ def tables_of(
 def _finals(
     protocol: Protocol, done: Done, network: Network, condition: Condition, arms: Sequence[str]
 ) -> dict[str, dict[int, ReproducedCell]]:
-    """Return the final records of each arm by seed."""
+    """Return the final records of each arm, by seed."""
     found: dict[str, dict[int, ReproducedCell]] = {arm: {} for arm in arms}
     for cell in _of(protocol, done, network, condition, "final"):
         if cell.arm in found and cell.seed in protocol.seeds:
@@ -134,7 +134,7 @@ def _table(
 
 
 def _bases(question: str) -> Callable[[str], dict[str, str]]:
-    """Return a function from an arm to what it is compared with, by the label of the column."""
+    """Return a function from an arm to the arms it is compared with, by column label."""
     arms = QUESTIONS[question]
 
     def first(arm: str) -> dict[str, str]:
@@ -147,7 +147,7 @@ def _bases(question: str) -> Callable[[str], dict[str, str]]:
             found["all"] = "all"
             twin = f"plain, {change}"
             if twin in arms:
-                # What helps a plain network as much is no merit of the branches.
+                # A gain that a plain network shares is not due to the branches.
                 found["plain with the same change"] = twin
         return found
 
@@ -179,7 +179,7 @@ def _mean(cells: Mapping[int, ReproducedCell], figure: Any) -> str:
 
 
 def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping[int, ReproducedCell]]) -> str:
-    """Say whether all exported networks of an arm have the one structure of all arms."""
+    """Describe whether all exported networks of an arm have the structure common to all arms."""
     mine = {cell.structure for cell in cells.values()}
     known = {cell.structure for each in finals.values() for cell in each.values()} - {None}
     if not mine or None in mine:
@@ -188,7 +188,7 @@ def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping
 
 
 def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
-    """Return what the plain network gains from more steps on the same images: a table, or none without such records."""
+    """Return a table of the gain of the plain network from more steps on the same images; empty without records."""
     main, plain = protocol.main, QUESTIONS["axes"][0]
     longest = max(
         (each for each in protocol.axes if each.images == main.images), key=lambda each: each.epochs or 0, default=main
@@ -209,7 +209,7 @@ def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
 
 
 def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:
-    """Return how well the supernet's scores rank the retrained candidates: a table, or none without three of them."""
+    """Return a table of how well the supernet ranks the retrained candidates; empty with fewer than three of them."""
     whole = _candidates(protocol, done, network)
     if len(whole) < 3:
         return []
@@ -229,7 +229,7 @@ def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:
 
 
 def _candidates(protocol: Protocol, done: Done, network: Network) -> dict[int, dict[int, ReproducedCell]]:
-    """Return the candidates that were retrained with every seed, by place and seed."""
+    """Return the candidates that were retrained with every seed, by rank and seed."""
     by_place: dict[int, dict[int, ReproducedCell]] = {}
     for cell in _of(protocol, done, network, protocol.main, "candidate"):
         by_place.setdefault(cell.place, {})[cell.seed] = cell
@@ -249,7 +249,7 @@ def _tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
     for _ in range(_DRAWS):
         picked = random.integers(len(one), size=len(one))
         tau = kendalltau(one[picked], other[picked]).statistic
-        # A draw of equal values has none.
+        # Kendall's tau is undefined for a draw of equal values.
         if not np.isnan(tau):
             draws.append(tau)
     whole = kendalltau(one, other).statistic
@@ -262,7 +262,7 @@ def _tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> str:
 def comparison_of(
     protocol: Protocol, done: Done, question: str, network: Network, condition: Condition
 ) -> TrainingComparison | None:
-    """Return the arms of a question that have all seeds as a comparison, to be drawn; None if there are not two."""
+    """Return a comparison of the arms of a question that have all seeds, for plotting; None for fewer than two arms."""
     finals = _finals(protocol, done, network, condition, QUESTIONS[question])
     whole = {arm: cells for arm, cells in finals.items() if len(cells) == len(protocol.seeds)}
     if len(whole) < 2:

@@ -1,4 +1,4 @@
-"""The contract of a strategy, and what all strategies share."""
+"""Base class of all strategies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Strategy:
             )
 
     def first(self, random: np.random.Generator) -> list[Bits]:
-        """Draw the first population: uniform over all candidates under the budget."""
+        """Draw the first population, uniform over all candidates within the budget."""
         return self._fill([], self.settings.population, lambda: self.budget.uniform(random), random)
 
     def next(

@@ -19,10 +19,10 @@ class Directional(Evolution):
         return self.budget.cut(bits, importance.score, random)
 
     def newcomer(self, importance: Importance, random: np.random.Generator) -> Bits:
-        """Return a candidate by Eq. 10: as many branches as the budget allows, those of the highest perturbed scores.
+        """Return a candidate by Eq. 10: the branches with the highest perturbed scores, as many as the budget allows.
 
-        Until alpha changes, all scores tie; ties are broken at random, since by position the first layers would keep
-        all their branches.
+        Until alpha changes, all scores tie. Ties are broken at random; breaking them by position would keep all
+        branches of the first layers.
         """
         score = importance.perturbed_score(random, clamp=self.settings.clamp)
         return self.budget.cut(np.ones(self.space.size, dtype=bool), score, random)

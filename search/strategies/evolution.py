@@ -1,4 +1,4 @@
-"""Undirected evolution: a baseline for the directional strategy, and what the two share."""
+"""Undirected evolution, a baseline for the directional strategy and its base class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Evolution"]
 
 
 class Evolution(Strategy):
-    """Parents, their crossed and mutated offspring, and newcomers, drawn and repaired at random.
+    """Evolution by parents, their crossed and mutated offspring, and random newcomers, with random repair.
 
     The directional strategy differs only in `repair` and `newcomer`.
     """

@@ -18,7 +18,7 @@ Vector = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Importance:
-    """sigmoid(alpha) by position of the search space and sigmoid(beta) by layer; both start at a half."""
+    """sigmoid(alpha) by position of the search space and sigmoid(beta) by layer; both start at 0.5."""
 
     alpha: Vector
     beta: Vector
@@ -41,8 +41,8 @@ class Importance:
         """Return (beta' + sigma_beta) * (alpha' + sigma_alpha) by position (Eq. 8 to 10).
 
         sigma is uniform in (a0 - max a, a0 - min a), over all layers, with separate ranges for alpha and beta.
-        `clamp` keeps both factors from going below 0, where two negative ones would multiply to a good score; this
-        deviates from the paper.
+        `clamp` keeps both factors at or above 0, since two negative ones would multiply to a good score. This deviates
+        from the paper.
         """
         alpha = self.alpha + _noise(self.alpha, random)
         beta = self.beta + _noise(self.beta, random)

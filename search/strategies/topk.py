@@ -18,9 +18,9 @@ __all__ = ["TopK"]
 class TopK(Strategy):
     """The candidates within the budget with the highest sums of beta' * alpha', best first.
 
-    The first is Eq. 10 without its noise. The paper does not say what else such a population holds; the next best sums
-    differ from it where the score is least certain, spend as many evaluations as the other strategies do, and give the
-    fitness of the last evolution something to choose from.
+    The first candidate is Eq. 10 without noise. The paper does not define the rest of the population. The next best
+    sums differ from the first where the score is least certain, use as many evaluations as the other strategies, and
+    leave the fitness of the last evolution a choice.
     """
 
     def next(
@@ -33,8 +33,8 @@ class TopK(Strategy):
         """Yield all candidates within the budget by descending sum of scores; ties are broken at random.
 
         In each group of the budget the branches are ranked. Moving one kept branch down by one rank, or dropping the
-        last in rank, never raises the sum, and every candidate is reached from the best by such moves: so a heap yields
-        them in order.
+        last one, never raises the sum, and every candidate can be reached from the best by such moves. A heap therefore
+        yields them in order.
         """
         orders = [
             np.array(group.positions)[np.lexsort((random.random(len(group.positions)), -score))]
@@ -45,7 +45,7 @@ class TopK(Strategy):
         for order, group in zip(orders, self.budget.groups, strict=True):
             best[order[: group.capacity]] = True
         seen = {best.tobytes()}
-        # How far a candidate's sum is below the best; the count breaks ties, since arrays do not compare.
+        # Heap items begin with the gap to the best sum; the count breaks ties, since arrays cannot be compared.
         count = itertools.count()
         heap = [(0.0, next(count), best)]
         while heap:

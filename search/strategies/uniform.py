@@ -14,7 +14,7 @@ __all__ = ["Uniform"]
 
 
 class Uniform(Strategy):
-    """Keeps the best candidate so far and redraws all others, blind to fitness and importance."""
+    """Keeps the best candidate so far and redraws all others, ignoring fitness and importance."""
 
     def next(
         self, population: Sequence[Bits], ranking: Sequence[int], importance: Importance, random: np.random.Generator

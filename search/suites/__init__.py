@@ -1,1 +1,1 @@
-"""Suites of the search: what `irepdeploy bench --suite` measures of it."""
+"""Benchmark suites of the search, run by `irepdeploy bench --suite`."""

@@ -1,4 +1,4 @@
-"""Run a suite by itself, without the packages of the command line."""
+"""Run a suite standalone, without the packages of the command line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["run_alone"]
 def run_alone(
     suite: Suite, name: str, arguments: Sequence[str] | None = None, *, rows: str = "", seconds: str = ""
 ) -> int:
-    """Run a suite by itself, its options read from the command line, and return an exit code.
+    """Run a suite standalone, with options from the command line, and return an exit code.
 
-    `rows` and `seconds` are the help of ``--only`` and ``--seconds``, where the suite takes them.
+    `rows` and `seconds` are the help texts of ``--only`` and ``--seconds``; an empty text omits the option.
     """
     parser = argparse.ArgumentParser(prog=name, description=suite.__doc__)
     parser.add_argument("--scale", choices=SCALES, default="small")

@@ -1,4 +1,4 @@
-"""Break the time of a call down by kind of operation."""
+"""Break down the time of a call by kind of operation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["KINDS", "breakdown"]
 
-# An operation is of the first kind whose word occurs in its name.
+# An operation belongs to the first kind with a word that occurs in its name.
 KINDS = {
     "convolution, backward": ("convolution_backward",),
     "convolution": ("convolution", "conv2d"),
@@ -22,7 +22,7 @@ _REST = "rest"
 
 
 def breakdown(call: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Return the share of each kind of operation in the time of all operations: 0 to 1, largest first."""
+    """Return the share of each kind of operation in the total time, from 0 to 1, largest first."""
     cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiled:
         call()
@@ -30,7 +30,7 @@ def breakdown(call: Callable[[], object], device: torch.device) -> dict[str, flo
             torch.cuda.synchronize(device)
     times = dict.fromkeys([*KINDS, _REST], 0.0)
     for event in profiled.key_averages():
-        # Kernels are skipped: their time is that of the operation that started them.
+        # Kernels are skipped: their time is counted for the operation that launched them.
         if event.key.startswith("aten::") or not cuda:
             times[_kind(event.key)] += event.self_device_time_total if cuda else event.self_cpu_time_total
     whole = sum(times.values()) or 1.0

@@ -1,6 +1,6 @@
-"""Check that the captured forward pass equals the eager one while weights and shapes change: of the device check.
+"""Part of the device check: the captured forward pass must equal the eager one while weights and shapes change.
 
-It is the evaluator's `CapturedForward`, with two shapes of batch in turn and the weights rewritten between replays.
+It runs the evaluator's `CapturedForward` with two alternating batch shapes and rewrites the weights between replays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..evaluation.captured import CapturedForward
 
 __all__ = ["check_captured", "main"]
 
-# Largest difference, relative to the largest value; the algorithms of two runs may differ.
+# Largest difference relative to the largest value; two runs may use different algorithms.
 _ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 _BATCHES = (64, 48)
 _ROUNDS = 3
@@ -35,10 +35,10 @@ _ROUNDS = 3
 
 @torch.inference_mode()
 def check_captured(device: torch.device) -> tuple[str, Mapping[str, Any]]:
-    """Compare both on a device; the weights are rewritten in place before every pass.
+    """Compare the captured and the eager pass on a device, rewriting the weights in place before every pass.
 
     Raises:
-        CheckFailed: If they differ.
+        CheckFailed: The logits differ.
     """
     figures = {}
     with exact_arithmetic():
@@ -55,7 +55,7 @@ def check_captured(device: torch.device) -> tuple[str, Mapping[str, Any]]:
                     expected, found = net(images).float(), forward(images).float()
                     errors.append((expected - found).abs().max() / expected.abs().max())
             name = str(dtype).rpartition(".")[2]
-            # Not Python's maximum, which passes over NaN.
+            # Python's max would ignore NaN.
             figures[name] = worst = float(torch.stack(errors).max())
             if not worst <= allowed:
                 raise CheckFailed(f"captured and eager logits differ by {worst:.1e}", where=name)
@@ -63,11 +63,11 @@ def check_captured(device: torch.device) -> tuple[str, Mapping[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the check and print its finding, with the options of a suite."""
+    """Run the check and print its result. It takes the options of a suite."""
     parser = argparse.ArgumentParser(prog="captured_check")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--scale", choices=SCALES, default="small", help="of no effect")
-    parser.add_argument("--out", type=Path, help="of no effect")
+    parser.add_argument("--scale", choices=SCALES, default="small", help="ignored")
+    parser.add_argument("--out", type=Path, help="ignored")
     given = parser.parse_args(arguments)
 
     def step() -> tuple[str, Mapping[str, Any]]:

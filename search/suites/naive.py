@@ -20,7 +20,7 @@ __all__ = ["NaiveEvaluator"]
 
 
 class NaiveBlock(nn.Module):
-    """Eq. 6 taken literally, one module per branch."""
+    """Literal implementation of Eq. 6, with one module per branch."""
 
     def __init__(self, block: RepBlock) -> None:
         super().__init__()

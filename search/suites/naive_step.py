@@ -1,4 +1,4 @@
-"""The supernet as one would write it from the paper's equations: the baseline of suite supernet-step."""
+"""A direct implementation of the supernet from the paper's equations, the baseline of suite supernet-step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["NaiveSupernet"]
 
 
 class NaiveSupernet:
-    """A copy of a supernet of 3x3 convolutions made of torch's own layers, channels last too.
+    """A copy of a supernet of 3x3 convolutions made of torch's own layers, also channels last.
 
-    Alpha and beta multiply feature maps; the map between the two parts of a chain is padded, as DBB's published code
-    does it, with the image of zero by the running statistics. In eval mode it computes what ours does.
+    Alpha and beta multiply feature maps. The map between the two parts of a chain is padded as in DBB's published code:
+    with the image of zero under the running statistics. In eval mode the outputs equal those of our supernet.
     """
 
     def __init__(self, model: nn.Module, space: SearchSpace) -> None:
@@ -35,7 +35,7 @@ class NaiveSupernet:
         self._space = space
 
     def step(self, images: Tensor, labels: Tensor, subnets: Sequence[Bits]) -> float:
-        """Set ``.grad`` to the mean gradient of `subnets` and return their mean loss; running statistics carry over."""
+        """Set ``.grad`` to the mean gradient of `subnets` and return their mean loss. Subnets update the statistics."""
         self.model.zero_grad(set_to_none=True)
         losses = []
         for bits in subnets:

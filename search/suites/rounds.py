@@ -20,14 +20,14 @@ __all__ = ["candidates", "conditions", "has_bf16", "interval", "measure_rounds",
 
 @contextmanager
 def conditions(request: SuiteRequest) -> Iterator[None]:
-    """Check the device, and set threads and cuDNN's benchmark of algorithms for a ``with`` block."""
+    """Check the device, and set the number of threads and cuDNN's benchmark mode within a ``with`` block."""
     if request.device == "cuda" and not torch.cuda.is_available():
         raise MissingError("torch finds no CUDA device here", where="--device", hint="--device cpu")
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     try:
         if request.threads is not None:
             torch.set_num_threads(request.threads)
-        # For every row alike: cuDNN's guess instead of its choice would be the slower one for all.
+        # All rows use cuDNN's benchmark mode: its heuristic choice would slow all of them down.
         torch.backends.cudnn.benchmark = True
         yield
     finally:
@@ -38,7 +38,7 @@ def conditions(request: SuiteRequest) -> Iterator[None]:
 def measure_rounds(
     calls: Mapping[str, Callable[[], None]], rounds: int, task: ProgressTask, *, seed: int, warmup_runs: int = 1
 ) -> dict[str, list[int]]:
-    """Return the nanoseconds of each call over this many rounds, in which all calls take turns."""
+    """Return the nanoseconds of each call in each round; within a round all calls take turns."""
     measured = measure(
         calls,
         seed=seed,
@@ -52,7 +52,7 @@ def measure_rounds(
 
 
 def synchronized(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """Return a call that waits for the device and returns nothing."""
+    """Return a function that runs `call` and waits for the device."""
 
     def run() -> None:
         call()
@@ -73,19 +73,19 @@ def candidates(space: SearchSpace, count: int, random: np.random.Generator) -> l
 def has_bf16(device: torch.device) -> bool:
     """Whether a device computes bfloat16 faster than float32."""
     if device.type == "cuda":
-        # By default it counts emulation too, which is slower than float32.
+        # By default emulation counts as support, but it is slower than float32.
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def place(request: SuiteRequest) -> str:
-    """Name what a suite ran on."""
+    """Return the name of the device that a suite ran on."""
     if request.device == "cuda":
         return torch.cuda.get_device_name()
     return f"{request.threads or torch.get_num_threads()} CPU threads"
 
 
 def interval(value: Ratio) -> str:
-    """Format an interval as "1.31 to 1.67", or "-" of too few samples."""
+    """Format an interval as "1.31 to 1.67", or "-" for too few samples."""
     return "-" if value.low is None else f"{value.low:.2f} to {value.high:.2f}"

@@ -1,4 +1,4 @@
-"""The evaluations of a population that Table 1 compares: naively, and by fused networks."""
+"""The two ways of scoring a population that Table 1 compares: naive, and with fused networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ALLOWED = 1e-4
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images per forward pass, and candidates of a round; `naive_` of the naive evaluation."""
+    """Images per forward pass and candidates per round; the prefix `naive_` is for the naive evaluation."""
 
     batch: int
     naive_batch: int
@@ -40,7 +40,7 @@ class Scorers:
 
     Attributes:
         naive: The naive evaluation.
-        evaluators: The others by name: "fused", and "fused-bf16" where bfloat16 is faster.
+        evaluators: The other evaluations, by name: "fused", and "fused-bf16" if bfloat16 is faster.
         error: Relative error of the fused logits of one candidate on one batch.
         sizes: See `Sizes`.
     """
@@ -61,7 +61,7 @@ class Scorers:
         return candidates(self.supernet.space, count, self.random)
 
     def calls(self, population: Sequence[Bits]) -> dict[str, Callable[[], None]]:
-        """Return calls for `measure`: after one candidate to warm up, each scores the next part of the population."""
+        """Return calls for `measure`. Each warms up with one candidate, then scores the next part of the population."""
         sizes, chunk, few = self.sizes, self.sizes.chunk, self.sizes.naive_chunk
         parts = [population[start : start + chunk] for start in range(0, len(population), chunk)]
 
@@ -71,7 +71,7 @@ class Scorers:
 
         calls = {"naive": call(self.naive.evaluate, [part[:few] for part in parts])}
         if sizes.batch != sizes.naive_batch:
-            # Shows how much of the gain comes from the batch size.
+            # This row shows how much of the gain is due to the batch size.
             name = f"naive, batches of {sizes.batch}"
             calls[name] = call(self.naive.in_batches_of(sizes.batch).evaluate, [part[:few] for part in parts])
         for name, evaluator in self.evaluators.items():
@@ -80,7 +80,7 @@ class Scorers:
         return calls
 
     def _fastest_layout(self, warm: list[Bits]) -> PopulationEvaluator:
-        """Return a channels-last evaluator, or on a GPU without TF32 that of the faster memory format."""
+        """Return a channels-last evaluator, or on a GPU without TF32 the one with the faster memory format."""
         if self.device.type != "cuda":
             return PopulationEvaluator(self.supernet, self.data, self.sizes.batch)
         found = []
@@ -107,15 +107,15 @@ class Scorers:
 def per_candidate(
     name: str, rounds: Sequence[int], fuse: Sequence[int], size: int, chunk: int, naive_chunk: int
 ) -> list[float]:
-    """Return the nanoseconds per candidate of each round, with its share of a fuse for the whole population.
+    """Return the nanoseconds per candidate of each round, including its share of fusing once per population.
 
     Args:
-        name: The evaluation; a naive one needs no fuse.
-        rounds: Nanoseconds of its rounds.
+        name: Name of the evaluation; a naive one needs no fuse.
+        rounds: Nanoseconds of each round.
         fuse: Nanoseconds of each fuse.
-        size: Candidates of the population.
-        chunk: Candidates of a round.
-        naive_chunk: Those that are scored naively.
+        size: Candidates per population.
+        chunk: Candidates per round.
+        naive_chunk: Candidates per round of the naive evaluation.
     """
     if name.startswith("naive"):
         return [time / naive_chunk for time in rounds]
@@ -124,6 +124,6 @@ def per_candidate(
 
 
 def speed_up(naive: Sequence[float], own: Sequence[float], seed: int) -> tuple[float, Ratio]:
-    """Return mean seconds per candidate, and the speed-up over naive scoring, both from nanoseconds per candidate."""
+    """Return mean seconds per candidate and the speed-up over naive scoring, from nanoseconds per candidate."""
     speed = ratio([round(time) for time in naive], [round(time) for time in own], seed)
     return sum(own) / len(own) / 1e9, speed

@@ -1,6 +1,6 @@
-"""Suite supernet-step: how long one step of the supernet takes, where the time goes, and what a search would cost.
+"""Suite supernet-step: the time of one step of the supernet, its breakdown, and the projected cost of a search.
 
-It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside the package::
+It runs standalone; besides the package it needs only torch, numpy, onnx and onnxruntime::
 
     python -m irepdeploy.search.suites.supernet_step --scale paper --device cuda --out runs/supernet_step
 """
@@ -35,7 +35,7 @@ __all__ = ["RECIPE", "main", "supernet_step"]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Sizes of a search, as its recipe has them."""
+    """Sizes of a search, as in its recipe."""
 
     train_images: int
     val_images: int
@@ -47,7 +47,7 @@ class SearchPlan:
     population: int
 
     def seconds(self, warmup_step: float, step: float, evaluation: float) -> float:
-        """Return the seconds of the whole search; a warm-up step includes its optimizers, `evaluation` a population."""
+        """Return the seconds of a search from those of a warm-up step, a search step, and scoring a population."""
         steps = -(-self.train_images // self.batch_size)
         training = self.warmup_epochs * warmup_step + (self.epochs - self.warmup_epochs) * step
         return steps * training + self.evolutions * evaluation
@@ -60,7 +60,7 @@ RECIPE = SearchPlan(45_000, 5_000, 128, 20, 500, 5, 48, 128)
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes of the measurement; `candidates` are scored for the projection, by `val` images each."""
+    """Sizes of the measurement; for the projection, `candidates` are scored on `val` images each."""
 
     net: str
     shape: tuple[int, int, int]
@@ -84,7 +84,7 @@ Samples = dict[str, list[int]]
 
 
 def supernet_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Step of the supernet, naive and ours, with a breakdown, and the cost of Table 2's search projected from it."""
+    """Time of a naive and of our step of the supernet, its breakdown, and the projected cost of Table 2's search."""
     request.refuse("supernet-step", "models", "runners", "seconds", "only")
     scale = _OF_SCALE[request.scale]
     with conditions(request):
@@ -211,7 +211,7 @@ def _seconds(samples: list[int]) -> float:
 
 
 def _projected(scale: _Scale, step: list[int], rest: Samples) -> float:
-    """Seconds of the whole search, projected from the measured medians."""
+    """Return the seconds of the whole search, projected from the measured medians."""
     seconds = {name: _seconds(found) for name, found in rest.items()}
     each = max(seconds["evaluation"] - seconds["fuse"], 0.0) / scale.candidates * RECIPE.val_images / scale.val
     return RECIPE.seconds(
@@ -239,7 +239,7 @@ def _notes(scale: _Scale, parts: dict[str, float], rest: Samples) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite by itself and return an exit code."""
+    """Run the suite standalone and return an exit code."""
     return run_alone(supernet_step, "supernet_step", arguments)
 
 

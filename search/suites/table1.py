@@ -1,10 +1,10 @@
-"""Suite table1: how long a population takes to score, naively and by fused networks (Section 3.4, Table 1).
+"""Suite table1: time to score a population, naively and with fused networks (Section 3.4, Table 1).
 
-It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside the package::
+It runs standalone; besides the package it needs only torch, numpy, onnx and onnxruntime::
 
     python -m irepdeploy.search.suites.table1 --scale paper --device cuda --out runs/table1
 
-Where the package cannot be installed, from a checkout: the stages are linked into the core first. ::
+If the package cannot be installed, run it from a checkout after linking the stages into the core::
 
     mkdir -p build/alone/irepdeploy
     ln -s $PWD/irepdeploy/* $PWD/{bench,export,jetson,search} build/alone/irepdeploy/
@@ -45,7 +45,7 @@ _CLASSES = 10
 
 @dataclass(frozen=True)
 class _Net:
-    """A network of Table 1, and the paper's seconds on an A100: population -> (multi-branch, re-parameterized)."""
+    """A network of Table 1, with the paper's seconds on an A100: population -> (multi-branch, re-parameterized)."""
 
     label: str
     name: str
@@ -65,9 +65,9 @@ _VGG6 = _Net("vgg6", "vgg6", "ireps", {})
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes of the measurement: batches naively and by the evaluator, and candidates of a round in the two ways.
+    """Sizes of the measurement: batch sizes and candidates per round of the naive loop and of the evaluator.
 
-    At most `repeats` populations of each size are scored, and none is begun that would not be done in `seconds`.
+    At most `repeats` populations of each size are scored, and none is started that would not finish within `seconds`.
     """
 
     nets: tuple[_Net, ...]
@@ -83,7 +83,7 @@ class _Scale:
 
 _OF_SCALE = {
     "smoke": _Scale((_VGG6,), 64, 32, 16, (12,), 1, 2, 1),
-    # Batches of which a processor's cache holds the maps are the evaluator's choice, not the naive loop's.
+    # Only the evaluator uses small batches, whose feature maps fit into a processor's cache.
     "small": _Scale((_VGG16, _RESNET18), 1024, 256, 64, (64,), 1, 8, 1),
     "paper": _Scale((_VGG16, _RESNET18), 10_000, 512, 512, (64, 128, 256), 10, 16, 16, seconds=440),
 }
@@ -117,7 +117,7 @@ def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
         subjects = [_Subject(net, scale, request) for net in nets]
         timed = []
         for each in _all_populations(subjects, scale, request, display):
-            # At once: whoever ends the run keeps what it has measured.
+            # Write at once, so that an interrupted run keeps its measurements.
             _record(request, scale, subjects, [each])
             timed.append(each)
     return _report(request, scale, subjects, timed)
@@ -151,12 +151,12 @@ class _Subject(Scorers):
 
     @property
     def naive_chunk(self) -> int:
-        """Candidates of a round that are scored naively."""
+        """Candidates per round of the naive evaluation."""
         return self.sizes.naive_chunk
 
     @property
     def seconds_of_round(self) -> float:
-        """Seconds of a round, estimated from one candidate of each evaluation."""
+        """Seconds per round, estimated from one candidate of each evaluation."""
         return self.cost[0] * self.naive_chunk + self.cost[1] * self.scale.chunk
 
     def _seconds(self, score: Callable[[Sequence[Bits]], object]) -> float:
@@ -288,8 +288,8 @@ def _record(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject], 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite by itself and return an exit code."""
-    return run_alone(table1, "table1", arguments, rows="networks", seconds="the most for all populations together")
+    """Run the suite standalone and return an exit code."""
+    return run_alone(table1, "table1", arguments, rows="networks", seconds="time limit for all populations together")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Table 5: how many branches are worth having. Searched, retrained and fused under budgets from 1/6 to 1."""
+"""Table 5: how many branches pay off. Networks are searched, retrained and fused under budgets from 1/6 to 1."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _DIGITS = "These rows are small networks on other data than the paper's: only th
 
 @dataclass(frozen=True)
 class _Subject:
-    """A network of the table, how its recipe is called, and what the paper's row of it is."""
+    """A network of the table, the name of its recipe, and its row in the paper."""
 
     net: str
     recipe: str
@@ -59,8 +59,8 @@ _SUBJECTS = {
 def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     """Table 5: accuracy under branch budgets of 1/6 to 1, searched, retrained and fused.
 
-    With an output folder the runs stay in it, and an interrupted suite resumes. `SuiteRequest.only`
-    takes a network, a budget, or both: "vgg16", "2/3", "vgg16 2/3".
+    With an output folder, runs are kept there and an interrupted suite resumes. `SuiteRequest.only` takes a network, a
+    budget, or both: "vgg16", "2/3", "vgg16 2/3".
     """
     request.refuse("table5", "models", "runners", "seconds")
     rows = _wanted(request)
@@ -73,7 +73,7 @@ def table5(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
             at = folder / f"{subject.net}-{budget.replace('/', '_')}-seed{request.seed}"
             figure = _row(subject, budget, plan, at, labelled(task.advance, f"{subject.net} {budget}"))
             figures.append(figure)
-            # A suite that was killed may have finished a run without recording it.
+            # A killed suite may have finished a run without recording it.
             if not request.has_recorded({"suite": "table5", **figure}):
                 request.record({"suite": "table5", **figure})
     by = MetricFacts(**figures[0]["metric"])

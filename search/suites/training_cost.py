@@ -1,11 +1,11 @@
 """Suite training-cost: time and memory of a training step, plain and with branches, exact, merged and compiled.
 
-It runs by itself, with nothing but torch, numpy, onnx and onnxruntime beside the package::
+It runs standalone; besides the package it needs only torch, numpy, onnx and onnxruntime::
 
     python -m irepdeploy.search.suites.training_cost --scale small --device cuda --out runs/training_cost
 
-``--only`` takes networks, presets and steps: ``--only vgg16 ireps merged``. Compiling takes minutes on a CPU, where the
-scale small leaves it out unless ``--only`` names ``compiled``.
+``--only`` takes networks, presets and steps, as in ``--only vgg16 ireps merged``. Compiling takes minutes on a CPU, so
+scale small omits it there unless ``--only`` includes ``compiled``.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from .rounds import conditions, interval, measure_rounds, place, synchronized
 
 __all__ = ["COLUMNS", "main", "rows_of", "training_cost"]
 
-# Branches and step.
+# (branches, step)
 Row = tuple[str, str]
 
 COLUMNS = ("network", "branches", "step", "s", "x plain", "95 % interval", "images/s", "memory, MB", "x plain")
 
 _CLASSES = 10
 _NONE, _PLAIN, _COMPILED = "none", "plain", "compiled"
-# Of a network with branches; "frozen": statistics in eval mode, merged by itself.
+# Steps of a network with branches. "frozen": normalisation in eval mode, where steps are merged automatically.
 _VARIANTS = ("exact", "merged", "frozen")
-# The preset that is compiled, like the plain network; merged.
+# Besides the plain network, only this preset is compiled, with merged steps.
 _COMPILED_PRESET = "ireps"
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Sizes of the measurement, and the devices where steps are compiled without being asked for."""
+    """Sizes of the measurement, and the devices on which steps are compiled by default."""
 
     nets: dict[str, tuple[int, int, int]]
     presets: tuple[str, ...]
@@ -70,7 +70,7 @@ _OF_SCALE = {
 
 
 class _Chosen:
-    """The rows that a request measures; "compiled" is a word of a step's name."""
+    """The rows that a request measures; "compiled" is part of the names of steps."""
 
     def __init__(self, request: SuiteRequest, scale: _Scale) -> None:
         named, presets = set(request.only), (_NONE, *_OF_SCALE["paper"].presets)
@@ -80,7 +80,7 @@ class _Chosen:
             known = ", ".join((*_NETS, *presets, *steps))
             raise InputError(f"no network, preset or step {min(unknown)!r}", where="--only", hint=f"any of {known}")
         self.nets = [name for name in _NETS if name in (named & {*_NETS} or scale.nets)]
-        # The plain network, which the others are compared with, is always there.
+        # The plain network is always measured, since the others are compared with it.
         self.presets = [name for name in presets[1:] if name in (named & {*presets} or scale.presets)]
         self._steps = named & {*steps}
         self.left_out: list[str] = []
@@ -93,12 +93,12 @@ class _Chosen:
                 self.left_out.append(error.line)
 
     def has(self, step: str) -> bool:
-        """Tell whether a step of a network with branches is measured."""
+        """Return whether a step of a network with branches is measured."""
         return not self._steps or step in self._steps
 
 
 def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Training step plain, with every branch computed, and merged: time and memory."""
+    """Time and memory of a training step: plain, exact with branches, and merged."""
     request.refuse("training-cost", "models", "runners", "seconds")
     scale = _OF_SCALE[request.scale]
     chosen = _Chosen(request, scale)
@@ -131,7 +131,7 @@ def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
 
 
 def rows_of(line: Mapping[str, Any], seed: int = 0) -> list[tuple[list[str], dict[str, Any]]]:
-    """Return cells by `COLUMNS`, and figures, of each row of a network, from its line in a record."""
+    """Return the cells, as in `COLUMNS`, and the figures of each row of a network, from its line in a record."""
     samples, memory = line["samples_ns"], line["memory_bytes"]
     found = []
     plain = next(iter(samples))
@@ -156,7 +156,7 @@ def rows_of(line: Mapping[str, Any], seed: int = 0) -> list[tuple[list[str], dic
 def _measure(
     name: str, scale: _Scale, chosen: _Chosen, request: SuiteRequest, display: ProgressDisplay
 ) -> dict[str, Any]:
-    """Measure a network, and return the line that is recorded."""
+    """Measure a network and return its line of the record."""
     nets = _networks(name, chosen, request.seed)
     device = torch.device(request.device)
     memory: dict[Row, int | None] = {}
@@ -173,7 +173,7 @@ def _measure(
         try:
             call = training_step(net, scale.batch, request.device, name, frozen=frozen, compiled=compiled)
             if compiled:
-                # It is compiled now.
+                # Trigger compilation before measuring.
                 call()
         except ModelError as error:
             if not compiled:
@@ -211,7 +211,7 @@ def _networks(name: str, chosen: _Chosen, seed: int) -> dict[Row, nn.Module]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite by itself and return an exit code."""
+    """Run the suite standalone and return an exit code."""
     return run_alone(training_cost, "training_cost", arguments, rows="networks, presets and steps")
 
 

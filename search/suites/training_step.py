@@ -1,7 +1,7 @@
 """Measure the overhead of `irepdeploy train` over a bare loop, and whether the input pipeline keeps up.
 
-A bare loop is what one would write by hand with the same settings: shuffle, crop, flip, normalise, forward,
-backward, clip, step. Both train the same plain network on the same images, one epoch of each in turn.
+A bare loop is a hand-written loop with the same settings: shuffle, crop, flip, normalise, forward, backward, clip,
+step. Both train the same plain network on the same images, with alternating epochs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .rounds import measure_rounds, synchronized
 
 __all__ = ["training_step"]
 
-# Network, image, batch size, batches of an epoch, rounds.
+# Network, image size, batch size, batches per epoch, rounds.
 _SCALES = {
     "smoke": ("vgg6", [1, 16, 16], 16, 2, 3),
     "small": ("resnet18_cifar", [3, 32, 32], 96, 3, 8),
@@ -37,7 +37,7 @@ _PIPELINE_IMAGES = 20_000
 
 
 def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Training step of a plain network beside a bare loop, and the input pipeline beside both."""
+    """Time of a training step of a plain network, compared with a bare loop and with the input pipeline alone."""
     request.refuse("training-step", "models", "runners", "seconds", "only")
     if request.threads is not None:
         torch.set_num_threads(request.threads)
@@ -148,7 +148,7 @@ def _bare_loop(recipe: Recipe, request: SuiteRequest) -> Callable[[], None]:
 
 
 def _pipeline(recipe: Recipe, request: SuiteRequest) -> Callable[[], None]:
-    """One epoch of batches, augmented as in the retraining on CIFAR-10, and nothing else."""
+    """Return a call that runs one epoch of batches, augmented as in the retraining on CIFAR-10, without training."""
     options = {**recipe.data.options, "train": _PIPELINE_IMAGES}
     data = load_data(recipe.model_copy(update={"data": recipe.data.model_copy(update={"options": options})}))
     augmentation = Augmentation(crop=4, flip=True, cutout=recipe.data.options["shape"][-1] // 2)

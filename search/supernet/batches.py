@@ -31,7 +31,7 @@ class Batches(Protocol):
     """Batches of inputs and targets on the device; each iteration is an epoch."""
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch, 0 if it is not known."""
+        """Return the number of batches per epoch, or 0 if unknown."""
         ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Any]]: ...
@@ -48,11 +48,10 @@ def batches_of(
     rank: int = 0,
     ranks: int = 1,
 ) -> Batches:
-    """Return the training batches of a subject; `check` gets the targets of a stream in its first epoch.
+    """Return the training batches of a subject; `check` is called with the targets of a stream in its first epoch.
 
     Raises:
-        RecipeError: Augmentation is asked for that would move images and not their targets, or mix other targets than
-            classes.
+        RecipeError: The augmentation would move images but not their targets, or mix targets that are not classes.
     """
     train = subject.train
     given = check or (lambda targets: None)
@@ -66,7 +65,7 @@ def batches_of(
             text = f"expected a multiple of {stride}, the stride of the network, got {augment.crop_pad}"
             raise RecipeError(text, where="augment.crop_pad")
         change = ObjectAugmentation(augment.flip, scales, stride)
-        # Crops have one size.
+        # All crops have the same size.
         upright = () if augment.crop_pad or not isinstance(train.source, ObjectFiles) else train.source.upright
         train = _changed(train, augment)
         return StreamLoader(
@@ -88,7 +87,7 @@ def batches_of(
 
 
 def with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
-    """Yield the number of each batch, the batch, and whether it is the last."""
+    """Yield the index of each batch, the batch, and whether it is the last one."""
     before: tuple[int, Any] | None = None
     for step, batch in enumerate(batches):
         if before is not None:
@@ -99,7 +98,7 @@ def with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
 
 
 def _changed(train: Stream, augment: AugmentSection) -> Stream:
-    """Return the stream with images that are cropped and distorted before they are normalised."""
+    """Return the stream with images cropped and distorted before normalisation."""
     if not augment.crop_pad and not augment.photometric:
         return train
     if not isinstance(train.source, RawObjects):

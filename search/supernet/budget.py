@@ -58,7 +58,7 @@ class Budget:
         return bits
 
     def cut(self, bits: Bits, score: np.ndarray[Any, Any], random: np.random.Generator) -> Bits:
-        """Return `bits` without the lowest scores of groups beyond their capacity; ties are broken at random."""
+        """Return `bits` without the lowest-scored branches of groups above their capacity; ties break at random."""
         kept = bits.copy()
         for group in self.groups:
             chosen = np.array(group.positions)[bits[list(group.positions)]]

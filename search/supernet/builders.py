@@ -27,7 +27,7 @@ _FACTOR_AT_START = 0.25
 
 
 def seeded(recipe: Recipe) -> None:
-    """Set the number of threads and the seed of torch."""
+    """Set torch's number of threads and seed."""
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -46,7 +46,7 @@ def objects_of(recipe: Recipe) -> ObjectDataset:
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:
-    # Other keys of the section, such as root, are options of data sets that have files.
+    # Other keys of the section, such as root, are options of data sets that are read from files.
     given = recipe.data.model_dump(include={"root", "verify"}, exclude_none=True)
     return {**given, **recipe.data.options}
 
@@ -78,7 +78,7 @@ def build_supernet(recipe: Recipe, data: DatasetFacts | None = None) -> Supernet
 
 
 def architecture_of(source: Architecture | str | os.PathLike[str] | None) -> Architecture | None:
-    """Return the Architecture given, that of a file, or one that the paper publishes, by its name."""
+    """Return an Architecture, given itself, as a file, or by the name of a published one."""
     if source is None or isinstance(source, Architecture):
         return source
     if not isinstance(source, str | os.PathLike):
@@ -97,13 +97,18 @@ def with_branches(
 ) -> nn.Module:
     """Return a new network with the branches of an Architecture, or all branches of a preset wherever possible.
 
-    Alpha and beta weight the branches and are trained with them; "folded" moves their initial value into the gamma of
-    each branch's last batch normalisation instead; "none" leaves the branches unweighted, as in the presets of peers.
-    `silent` branches start at zero.
+    Args:
+        plain: The plain network; it is not changed.
+        branches: An Architecture, or the name of a preset.
+        factors: "trainable": alpha and beta weight the branches and are trained. "folded": their initial value is moved
+            into the gamma of each branch's last batch normalisation. "none": branches are unweighted, as in the presets
+            of peers.
+        where: Layers that get branches, as in `insert_branches`.
+        silent: Whether branches start at zero.
     """
     if isinstance(branches, Architecture):
         names = [f".{name}" for name, _ in plain.named_modules()]
-        # It may be of a part of the network, such as its backbone.
+        # The Architecture may describe only a part of the network, such as its backbone.
         unknown = [layer for layer in branches.layers if not any(name.endswith(f".{layer}") for name in names)]
         if unknown:
             raise RecipeError(

@@ -22,8 +22,8 @@ AnyNorm = nn.modules.batchnorm._NormBase
 class Contribution:
     """Loss, gradients and changes of buffers of one subnet, or of the mean of several.
 
-    Gradients are indexed by parameter, changes by buffer; those outside the subnet have none. Buffers that are no
-    floating-point numbers, such as counters, are in `values` as the subnet left them.
+    Gradients are indexed by parameter, changes by buffer; those outside the subnet are missing. Buffers that are not
+    floating point, such as counters, are stored in `values` as the subnet left them.
     """
 
     loss: Tensor | float
@@ -36,9 +36,9 @@ class StepSum:
     """Sums the contributions to one step in order; every subnet starts from the same statistics.
 
     Args:
-        parameters: Those that get gradients.
-        norms: Normalisations, some of which a subnet leaves out.
-        others: Modules whose other buffers forward may change in every subnet: layers of a user's.
+        parameters: Parameters that get gradients.
+        norms: Normalisations; a subnet may use only some of them.
+        others: User-defined modules, whose other buffers may change in the forward pass of every subnet.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class StepSum:
         self._values = {**contribution.values, **self._values}
 
     def mean(self) -> Contribution:
-        """Return means over the subnets that took part; gradients are sums, since the losses were divided already."""
+        """Return means over the subnets that took part; gradients are summed, since the losses were already divided."""
         _foreach(torch._foreach_div_, list(self._changes.values()), [float(self._subnets[i]) for i in self._changes])
         loss = sum(float(loss) for loss in self._losses) / len(self._losses)
         return Contribution(loss, self._gradients, self._changes, self._values)
 
     def write(self, mean: Contribution) -> float:
-        """Store gradients in ``.grad``, update the statistics, counting one batch each, and return the loss."""
+        """Store gradients in ``.grad``, update the statistics as for one batch, and return the loss."""
         for index, gradient in mean.gradients.items():
             self._parameters[index].grad = gradient
         _foreach(torch._foreach_add_, [self._buffers[index] for index in mean.changes], list(mean.changes.values()))
@@ -115,7 +115,7 @@ class StepSum:
         return float(mean.loss)
 
     def exchanged(self, mine: Contribution | None, count: int, ranks: Ranks) -> list[Contribution]:
-        """Gather the contributions of the first `count` ranks; `mine` is None if this is not one of them."""
+        """Gather the contributions of the first `count` ranks; `mine` is None if this rank is not among them."""
         if ranks.size == 1:
             return [] if mine is None else [mine]
         heads = ranks.gather([] if mine is None else [_head(mine)], count)
@@ -159,7 +159,7 @@ class StepSum:
 
     @property
     def _dtype(self) -> torch.dtype:
-        """One for all ranks, whatever their subnets: the widest of parameters and statistics."""
+        """Dtype of the exchange, equal on all ranks: the widest of parameters and statistics."""
         kinds = {tensor.dtype for tensor in (*self._parameters, *self._buffers) if tensor.is_floating_point()}
         return functools.reduce(torch.promote_types, kinds)
 
@@ -176,13 +176,13 @@ def _add(total: dict[int, Tensor], more: dict[int, Tensor]) -> None:
 
 
 def _foreach(function: Any, tensors: list[Tensor], other: Any) -> Any:
-    """Call one of torch's foreach functions, unless the list is empty, which they refuse."""
+    """Call one of torch's foreach functions, which do not accept empty lists."""
     with torch.no_grad():
         return function(tensors, other) if tensors else []
 
 
 class _Other:
-    """A buffer of a user's layer, which forward may change, or replace by another tensor."""
+    """A buffer of a user-defined layer, which the forward pass may change or replace."""
 
     def __init__(self, module: nn.Module, name: str, index: int) -> None:
         tensor = module._buffers[name]
@@ -192,7 +192,7 @@ class _Other:
 
     @torch.no_grad()
     def take(self, start: Tensor, found: Contribution) -> None:
-        """Put what the last pass has changed into a contribution, and undo it."""
+        """Store the change made by the last pass in a contribution, and undo it."""
         now = self._module._buffers[self._name]
         if now is None or now.shape != self.tensor.shape or torch.equal(now, start):
             return

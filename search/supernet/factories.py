@@ -1,4 +1,4 @@
-"""Data, networks and tasks that a recipe names by a function of the user's."""
+"""Data, networks and tasks that a recipe names by a user's function."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _SETS = ("train", "val", "test", "classes")
 
 @dataclass(frozen=True)
 class GivenData:
-    """Sets of a caller's, each as `irepdeploy.search` takes it.
+    """Data sets of a user, each in a form that `irepdeploy.search` takes.
 
     Args:
         train: Training samples.
         val: Search-validation samples.
-        load_test: Gives the test samples, None if there are none.
-        classes: Names of the classes, if they are known.
-        input_shape: (C, H, W) that the network is built for; None: that of the first image.
+        load_test: Function that returns the test samples, or None if there are none.
+        classes: Names of the classes, if known.
+        input_shape: (C, H, W) that the network is built for. None: the shape of the first image.
     """
 
     train: Any
@@ -55,10 +55,10 @@ class GivenData:
 
 
 def recipe_task(recipe: Recipe, **settings: Any) -> Task:
-    """Return the task of a recipe: by its name, or ``package.module:Task``, a class, a function or an object.
+    """Return the task of a recipe, given by name or as ``package.module:NAME`` of a class, a function or an object.
 
     Raises:
-        InputError: There is none, or it is no Task.
+        InputError: It does not exist, or is not a Task.
     """
     if ":" not in recipe.task:
         return task_of(recipe.task, **settings)
@@ -72,10 +72,10 @@ def recipe_task(recipe: Recipe, **settings: Any) -> Task:
 
 
 def data_by_factory(recipe: Recipe) -> GivenData:
-    """Call the recipe's data.factory with data.options, and with data.root and data.verify where they are set.
+    """Call the recipe's data.factory with data.options, and with data.root and data.verify if they are set.
 
     Raises:
-        InputError: It cannot be imported, it fails, or it returns something else than sets.
+        InputError: It cannot be imported, fails, or does not return data sets.
     """
     spec, section = recipe.data.factory, recipe.data
     assert spec is not None
@@ -105,9 +105,9 @@ def data_by_factory(recipe: Recipe) -> GivenData:
 
 
 def network_by_factory(recipe: Recipe, classes: int | None, channels: int | None) -> nn.Module:
-    """Build the network of the recipe's net.factory, in train mode, with an Origin that says how to build it again.
+    """Build the network of the recipe's net.factory in train mode, with an Origin that describes how to rebuild it.
 
-    A network of a library gets as many classes and channels as the data has.
+    A network of a library gets the number of classes and channels of the data.
 
     Raises:
         InputError: The factory cannot be imported, fails, or returns something else.
@@ -127,7 +127,7 @@ def weighted(net: nn.Module, file: str) -> nn.Module:
     """Return the network in train mode with the weights of a state dict or checkpoint, which must fit.
 
     Raises:
-        CheckpointError: The weights do not fit, or the file is not one of weights.
+        CheckpointError: The weights do not fit, or the file does not contain weights.
         InputError: The file is missing, or the network in it has branches.
     """
     found = load(Path(file).expanduser(), model=net)
@@ -137,10 +137,10 @@ def weighted(net: nn.Module, file: str) -> nn.Module:
 
 
 def made(net: Net, where: str | None = None) -> nn.Module:
-    """Return a copy of the network, or the one that the function builds, without wrappers.
+    """Return a copy of a network, or the network that a function builds, without wrappers.
 
     Raises:
-        ModelError: It is neither, or the function fails.
+        ModelError: `net` is neither a network nor a function, or the function fails.
     """
     if isinstance(net, nn.Module):
         plain = unwrapped(net)
@@ -166,7 +166,7 @@ def first_input(data: Split | Stream, batch_size: int) -> torch.Tensor:
 
 
 def class_count(data: GivenData, task: Task) -> int | None:
-    """Return the number of classes: of the names, or of labels in memory; None if it is not known."""
+    """Return the number of classes from their names or from labels in memory; None if unknown."""
     if data.classes:
         return len(data.classes)
     train = opened(data.train, task.read, "train")
@@ -176,10 +176,10 @@ def class_count(data: GivenData, task: Task) -> int | None:
 
 
 def _called(function: Any, where: str, options: Mapping[str, Any], error_class: type[InputError], key: str = "") -> Any:
-    """Call a user's function; `key` is what gives it arguments in a recipe, "" for one from Python."""
+    """Call a user's function; `key` is the recipe key of its arguments, or "" if it was passed in Python."""
     if not callable(function):
         raise error_class(f"expected a function, got {type(function).__name__}", where=where)
-    with suppress(TypeError, ValueError):  # a signature that Python does not know
+    with suppress(TypeError, ValueError):  # Python does not know every signature
         signature = inspect.signature(function)
         try:
             signature.bind(**options)
@@ -188,7 +188,7 @@ def _called(function: Any, where: str, options: Mapping[str, Any], error_class: 
             hint = f"{key}={{NAME: VALUE}} gives them" if key else "functools.partial(f, NAME=VALUE) needs none"
             raise error_class(f"the factory {what}: {one_line(error)}", where=where, hint=hint) from None
     try:
-        # A relative path of the run still means the same after a factory that changes the folder.
+        # Keep relative paths of the run valid if a factory changes the working directory.
         with chdir(Path.cwd()):
             return function(**options)
     except IrepdeployError:

@@ -25,7 +25,7 @@ class SearchSpace:
     """The possible branches as a sequence of positions (layer index, branch index), layer by layer.
 
     A candidate is a bit vector over these positions, so branches that a layer cannot have are neither counted nor
-    switched on.
+    activated.
     """
 
     layers: tuple[str, ...]
@@ -55,7 +55,7 @@ class SearchSpace:
         return np.array([row for row, _ in self.positions], dtype=int)
 
     def budget(self, text: str) -> Budget:
-        """Return C of Eq. 5: floor(share x possible branches), or with "4/block" four per block (Section 4.4)."""
+        """Return C of Eq. 5: floor(share x possible branches), or four per block for "4/block" (Section 4.4)."""
         if not self.size:
             raise RecipeError("no branch to search", where="branches", hint="branches=ireps has nine")
         number, per_block, _ = text.partition("/block")

@@ -1,4 +1,4 @@
-"""Subject of a run: the network, the data and the task, from a recipe or given by the caller."""
+"""Subject of a run: the network, the data and the task, from a recipe or passed by the user."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from .factories import (
 
 __all__ = ["GIVEN", "Subject", "given_subject", "subject_of", "with_data"]
 
-# The data set of a recipe whose network, data and task a caller gave.
+# Name of the data set in the recipe of a run whose network, data and task were passed in Python.
 GIVEN = "given"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a run searches or trains.
+    """Network, data and task of a search or training.
 
     Args:
         net: The plain network; it is not changed.
         train: Training samples.
         val: Search-validation samples.
-        load_test: Opens the test samples; None if there are none.
-        input_shape: (C, H, W).
+        load_test: Function that opens the test samples and returns None if there are none.
+        input_shape: (C, H, W) of a sample.
         where: Layers that get branches, as in `insert_branches`.
-        facts: What identifies network and data where the recipe does not name them.
+        facts: Fields that identify network and data if the recipe does not name them.
         classes: Number of classes that the data names; None if it names none.
-        note: How the test set was chosen, if the data has none of its own; else "".
+        note: How the test set was chosen if the data has none of its own; else "".
     """
 
     net: nn.Module
@@ -67,17 +67,17 @@ class Subject:
 
     @property
     def metric(self) -> MetricFacts | None:
-        """The metric as files record it: None for accuracy."""
+        """The metric as recorded in files; None for accuracy."""
         metric = self.task.metric
         return None if metric == Classification.metric else MetricFacts(name=metric.name, unit=metric.unit)
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """Return the metric as an argument of what is recorded; nothing for accuracy."""
+        """The metric as keyword arguments of records; empty for accuracy."""
         return {} if self.metric is None else {"metric": self.metric}
 
     def identity(self, recipe: str) -> str:
-        """Return what identifies a run of this subject by a recipe, which is all of it if the recipe names it."""
+        """Return the identity of a run: the recipe, and `facts` if the recipe does not name network and data."""
         return recipe if not self.facts else canonical_json([recipe, self.facts]).decode()
 
 
@@ -93,10 +93,10 @@ def subject_of(
 
     Args:
         recipe: The recipe.
-        device: Where search-validation samples of a caller's are kept, if they fit.
-        batch_size: Samples per batch in which those are read.
+        device: Device on which a user's search-validation samples are kept, if they fit.
+        batch_size: Batch size with which these samples are read.
         smoothing: Label smoothing of the task.
-        given: A network in the place of the recipe's.
+        given: Network that replaces the recipe's.
     """
     task = recipe_task(recipe, **({"label_smoothing": smoothing} if smoothing else {}))
     net = recipe.net
@@ -157,11 +157,11 @@ def given_subject(
     where: Where,
     allow_shared: bool,
 ) -> Subject:
-    """Return the subject of a run, with a copy of the network; sets seed and threads.
+    """Return the subject of a run, with a copy of the network, and set seed and threads.
 
     Raises:
-        InputError: The data cannot be read, or search-validation images are training images too.
-        ModelError: The factory of the network fails, or gives no network.
+        InputError: The data cannot be read, or search-validation images are also training images.
+        ModelError: The factory of the network fails or does not return a network.
     """
     seeded(recipe)
     plain = made(net)
@@ -169,7 +169,7 @@ def given_subject(
         if parameter.is_meta:
             raise ModelError("a weight without values, on the meta device", where=name, hint="net.to_empty(...)")
         if parameter.dtype == torch.float16:
-            # Adam's smallest number is 0 in float16, so that alpha and beta would become NaN in their first step.
+            # Adam's epsilon is 0 in float16, so alpha and beta would become NaN in their first step.
             hint = "give net.float(); amp=True computes in bfloat16"
             raise ModelError("float16 weights cannot be trained", where=name, hint=hint)
     random = torch.get_rng_state()
@@ -193,22 +193,22 @@ def given_subject(
         "input_shape": list(shape),
         **({"weights": sha256(Path(recipe.net.weights).expanduser())} if recipe.net.weights else {}),
     }
-    # However the data was read, the branches start alike.
+    # Branches must start alike, no matter how the data was read.
     torch.set_rng_state(random)
     classes = len(data.classes) or None
     return Subject(plain, task.bound(plain), training, validation, lambda: testing, shape, where, facts, classes)
 
 
 def _built(recipe: Recipe, given: GivenData, task: Task) -> nn.Module:
-    """Build the recipe's network for the data; one of irepdeploy needs its classes."""
+    """Build the recipe's network for the data; a network of irepdeploy needs the number of classes."""
     shape = given.input_shape or tuple(first_input(opened(given.train, task.read, "train"), 1).shape[1:])
     classes = class_count(given, task) if isinstance(task, Classification) else len(given.classes) or None
     # Reading the data may have drawn random numbers.
     seeded(recipe)
     if recipe.net.factory is not None:
-        # Three is what libraries take anyway.
+        # Three is the default of libraries.
         net = network_by_factory(recipe, classes, shape[0] if len(shape) == 3 and shape[0] != 3 else None)
-        # Images of other sizes than those that a library trained on.
+        # Image sizes may differ from those that the library trained on.
         net = set_origin(net, input_shape=shape) if len(shape) == 3 else net
     else:
         if classes is None or len(shape) != 3:
@@ -221,7 +221,7 @@ def _built(recipe: Recipe, given: GivenData, task: Task) -> nn.Module:
         channels = shape[0]
         facts = DatasetFacts(recipe.data.label, shape, names, (0.0,) * channels, (1.0,) * channels)
         net = build_net(recipe, facts)
-    # A certificate may compare on real images of a data set of ours.
+    # A certificate can compare on real images of our own data sets.
     return set_origin(net, dataset=recipe.data.name, classes=given.classes)
 
 
@@ -230,5 +230,5 @@ def _weighted(recipe: Recipe, net: nn.Module) -> nn.Module:
         return net
     before = origin_of(net)
     found = weighted(net, recipe.net.weights)
-    # What the weights say of layers that were fused, and the run of everything else.
+    # Facts about fused layers come from the weights, all others from the run.
     return set_origin(found, replace(before, layers=origin_of(found).layers, state=origin_of(found).state))

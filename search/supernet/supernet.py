@@ -32,9 +32,14 @@ Split = Literal["subnets", "batch"]
 class Supernet:
     """A network, channels last, with every possible branch of a preset; a subnet uses some of them.
 
-    `where` chooses the layers that take part, as in `insert_branches`. `task` says what the loss is; default:
-    classification. `step` says how the blocks compute a training step: see `irepdeploy.set_step`. `compile` runs steps
-    of the whole supernet through torch.compile, but not those of subnets, each of which would be a graph of its own.
+    Args:
+        net: The plain network; it is not changed.
+        branches: Name of a preset.
+        where: Layers that take part, as in `insert_branches`.
+        task: Task that defines the loss. Default: classification.
+        step: How blocks compute a training step; see `irepdeploy.set_step`.
+        compile: Run steps of the whole supernet through torch.compile. Steps of subnets are not compiled, since each
+            subnet would need its own graph.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class Supernet:
         self._compile = compile
         self._compiled: Callable[..., Any] | None = None
         self._blocks = self.space.blocks(self.model)
-        # (normalisation, position of its branch or None): which statistics a subnet updates.
+        # (normalisation, position of its branch or None), which determines the statistics that a subnet updates.
         self._norms = list(self._list_norms())
         self._others = [module for module in self.model.modules() if not isinstance(module, AnyNorm)]
 
@@ -88,17 +93,22 @@ class Supernet:
     ) -> float:
         """Replace ``.grad`` by the mean gradient of `subnets` (Eq. 3), and return their mean loss.
 
-        Parameters outside all subnets get no gradient, so that no optimizer updates them. Every subnet starts from the
-        same statistics and draws random numbers of its own seed; changes of a statistic, or of another buffer, are
-        averaged over the subnets that use it, so that the result does not depend on the number of processes. None
-        stands for the whole supernet; images are the same on all ranks.
+        Parameters outside all subnets get no gradient, so no optimizer updates them. Every subnet starts from the same
+        statistics and draws random numbers from its own seed. Changes of a statistic, or of another buffer, are
+        averaged over the subnets that use it, so the result does not depend on the number of processes.
 
-        With `split` "subnets" a rank computes whole subnets; on CPUs the weights are then bit-identical to those of one
-        process with the same number of threads. With "batch" it computes every subnet on its part of the images, whose
-        different batch statistics lead to different weights.
+        Args:
+            images: (N, C, H, W), the same on all ranks.
+            labels: Targets of the task.
+            subnets: Masks of the subnets; None stands for the whole supernet.
+            ranks: Processes that share the work. Default: this process alone.
+            split: "subnets": each rank computes whole subnets, and on CPUs the weights are bit-identical to those of
+                one process with the same number of threads. "batch": each rank computes every subnet on its part of
+                the images, whose different batch statistics lead to different weights.
+            amp: Run the forward pass in bfloat16 autocast.
 
         Raises:
-            InputError: `split` is "subnets" among several ranks, and the network has a SyncBatchNorm.
+            InputError: `split` is "subnets" with several ranks, and the network has a SyncBatchNorm.
         """
         ranks = ranks or Ranks.alone(images.device)
         if split == "subnets" and ranks.size > 1 and any(isinstance(bn, nn.SyncBatchNorm) for bn, _ in self._norms):
@@ -108,7 +118,7 @@ class Supernet:
                 hint="search.split=batch, or BatchNorm2d",
             )
         step = StepSum(self.model.parameters(), [bn for bn, _ in self._norms], self._others)
-        # On every rank alike, whatever its subnets. Those of a merged step sample the same positions.
+        # Drawn alike on every rank, whatever its subnets; all subnets of a merged step sample the same positions.
         seed = int(torch.randint(2**62, ()))
         seeds = [seed if self._step == "merged" else seed + index for index in range(len(subnets))]
         if split == "batch":
@@ -117,7 +127,7 @@ class Supernet:
                 step.add(self._contribution(step, images, labels, bits, len(subnets), amp, seed))
             mean = step.summed(step.mean(), weight, ranks)
         else:
-            # In rounds of one subnet per rank, so that no more gradients are held at once than there are ranks.
+            # In rounds of one subnet per rank, so that at most one set of gradients per rank is held at a time.
             for start in range(0, len(subnets), ranks.size):
                 round_ = subnets[start : start + ranks.size]
                 mine = None
@@ -169,14 +179,14 @@ class Supernet:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw random numbers from this seed, and leave the generators as they were."""
+    """Draw random numbers from this seed, and restore the generators afterwards."""
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         yield
 
 
 def _part(images: Tensor, labels: Any, ranks: Ranks) -> tuple[Tensor, Any, float]:
-    """Return this rank's part of a batch, at least two images for batch statistics, and its share of the whole."""
+    """Return this rank's part of a batch, with at least two images for batch statistics, and its share of the batch."""
     parts = max(1, min(ranks.size, len(images) // 2))
     if ranks.rank >= parts:
         return images, labels, 0.0

@@ -29,9 +29,9 @@ def run_train(
     arch: Annotated[
         Path | None,
         typer.Option(
-            help="Architecture file of a search, or a published one by name: irep-resnet18; it may be of a part of the "
-            "network, which net.where names if there are several. Default: every branch of the recipe (branches=none: "
-            "none)."
+            help="Architecture file of a search, or the name of a published one, such as irep-resnet18. It may cover "
+            "only a part of the network, which net.where selects if there are several. Default: every branch of the "
+            "recipe's preset."
         ),
     ] = None,
     out: NumberedOutOption = None,
@@ -42,7 +42,7 @@ def run_train(
 ) -> None:
     """Train one network, plain or with branches.
 
-    Writes best.pt and last.pt, which `irepdeploy export` takes, and result.json. Every accuracy is of the fused
+    Writes best.pt and last.pt, which `irepdeploy export` takes, and result.json. Every accuracy is that of the fused
     network; the test set is read once, at the end. Examples:
     irepdeploy train digits branches=none --out runs/plain;
     torchrun --nproc-per-node 4 -m irepdeploy train irep_resnet50_imagenet --out runs/imagenet
@@ -58,7 +58,7 @@ def run_train(
 
     plan = load_recipe(recipe_path(recipe), overrides or [])
     if arch is not None and not preset_of(plan.branches).branches:
-        raise InputError("--arch names branches and branches=none asks for none: leave one out", where=arch)
+        raise InputError("--arch adds branches, but branches=none excludes them: omit one of the two", where=arch)
     chosen = architecture_of(arch)
     options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
     result, place, reports = run_training(plan, out, chosen, show=True, **options)
@@ -83,7 +83,7 @@ def finetune(
         typer.Option(
             "--model",
             metavar="PACKAGE.MODULE:FACTORY",
-            help="Factory of the class of the checkpoint, if it is your own.",
+            help="Factory of the network, if its class is your own.",
         ),
     ] = None,
     out: NumberedOutOption = None,
@@ -92,9 +92,9 @@ def finetune(
     tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Fine-tune a pre-trained plain network with branches, and fuse back.
+    """Fine-tune a pre-trained plain network with branches, and fuse it back.
 
-    The branches start at zero, so training begins at the accuracy that the network has. Data and settings come
+    The branches start at zero, so training starts from the accuracy of the given network. Data and settings come
     from the recipe, whose network is ignored. Choose a small learning rate. Example:
     irepdeploy train finetune digits train.weights.lr=0.01 --from runs/plain/best.pt --insert ireps --out runs/tuned
     """
@@ -154,9 +154,9 @@ def compare(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     presets: Annotated[
-        str, typer.Option(help="Names, separated by commas; the first one is the reference.")
+        str, typer.Option(help="Comma-separated names; the first one is the reference.")
     ] = "plain,acnet,dbb,repvgg,ireps",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, beginning with the recipe's.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, starting with the recipe's.")] = 5,
     out: NumberedOutOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
@@ -164,10 +164,10 @@ def compare(
 ) -> None:
     """Compare presets under one recipe, by test accuracy over several seeds.
 
-    Each training has a folder of its own. Writes compare.json and compare.png. Example:
+    Each training has its own folder. Writes compare.json and compare.png. Example:
     irepdeploy train compare digits scale=smoke --presets plain,ireps --seeds 2 --out runs/presets
     """
-    # Before hours of work.
+    # Fail now rather than after hours of work.
     import matplotlib  # noqa: F401
 
     from irepdeploy.console import print_json, progress, table

@@ -1,4 +1,4 @@
-"""Fuse the branches before the end of a training: the plain network is trained on."""
+"""Fuse the branches before the end of a training, which continues with the plain network."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["fused_early", "fused_structure"]
 
 
 def fused_structure(net: nn.Module) -> nn.Module:
-    """Return the plain network that `net` equals in eval mode, whose batch normalisations stay.
+    """Return the plain network that equals `net` in eval mode and keeps its batch normalisations.
 
     Raises:
-        InputError: A block has no place for a batch normalisation outside of it.
+        InputError: There is no place for a batch normalisation outside a block.
     """
     try:
         return fuse(net.eval(), keep_bn=True)
@@ -33,12 +33,12 @@ def fused_structure(net: nn.Module) -> nn.Module:
 
 
 def fused_early(net: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> nn.Module:
-    """Return the plain network that `net` equals in eval mode, and nearly in train mode.
+    """Return the plain network that equals `net` in eval mode, and approximately in train mode.
 
-    The normalisations of `fused_structure` multiply by 1, but would divide by the deviation of a batch in train mode.
-    Each gets the statistics of its input over `batches`, and the weight and bias that undo them.
+    The normalisations of `fused_structure` multiply by 1 in eval mode, but would divide by the deviation of a batch in
+    train mode. Each gets the statistics of its input over `batches`, and the weight and bias that undo them.
     """
-    # Only these are neutral; others keep what they have learned.
+    # Only these are neutral; other normalisations keep what they have learned.
     names = [layer.bn for layer in origin_of(net).layers if layer.bn is not None and not (layer.folded or layer.fused)]
     plain = fused_structure(net)
     norms = [plain.get_submodule(name) for name in names]
@@ -66,7 +66,7 @@ def _undo(norm: nn.Module, statistics: list[tuple[Tensor, Tensor]]) -> None:
     means, variances = (torch.stack(each) for each in zip(*statistics, strict=True))
     mean = means.mean(0)
     norm.running_mean.copy_(mean)
-    # Of all batches together; a dead channel has none, and the next fuse needs one.
+    # Variance over all batches. That of a dead channel is 0, which the next fuse could not use.
     norm.running_var.copy_((variances.mean(0) + (means - mean).square().mean(0)).clamp_min(norm.eps))
     norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
     norm.bias.add_(mean)

@@ -35,9 +35,9 @@ __all__ = ["Finetuning"]
 class Finetuning:
     """One fine-tuning run in a folder, like `Training`; `irepdeploy export` takes its best.pt.
 
-    The recipe's network is ignored, but for `net.where`. The branches, a preset or a published Architecture by name,
-    start at zero: before the first step the outputs in eval mode are those of the plain or fused network in `source`.
-    `model` builds the class of a foreign checkpoint.
+    The recipe's network is ignored, except for `net.where`. The branches, given as a preset or a published
+    Architecture, start at zero: before the first step, the outputs in eval mode equal those of the plain or fused
+    network in `source`. `model` builds the network of a checkpoint of a user-defined class.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Finetuning:
         torch.manual_seed(recipe.seed)
         self.source = load(source, model=model)
         origin = origin_of(self.source)
-        # With a name, so that the next command need not be told again.
+        # Record the name of the factory, so that the next command does not need it.
         factory = remembered(origin) if model is None else model
         self.factory = factory.spec if isinstance(factory, Factory) else origin.factory
         self.label = origin.net or self.factory or type(self.source).__name__

@@ -1,4 +1,4 @@
-"""What a training keeps as it is: stages of a backbone, and the statistics of its batch normalisations."""
+"""Freezing of backbone stages and of batch-normalisation statistics during training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Freeze"]
 class Freeze:
     """Frozen parts of a detector, with their branches.
 
-    Weights of frozen stages get no gradient from now on. `apply` keeps statistics; blocks without live statistics
-    compute one exact convolution in train mode (see `RepBlock`), so that branches cost little.
+    Weights of frozen stages get no gradient from now on. `apply` keeps the statistics. Blocks whose statistics are
+    frozen compute one exact convolution in train mode (see `RepBlock`), so branches cost little.
 
     Raises:
-        RecipeError: Something is to be frozen, and the network has no backbone, or fewer stages.
+        RecipeError: The network has no backbone, or fewer stages than are to be frozen.
     """
 
     def __init__(self, net: nn.Module, section: FreezeSection) -> None:
@@ -40,6 +40,6 @@ class Freeze:
         self._norms = [module for part in parts for module in part.modules() if isinstance(module, NORMS)]
 
     def apply(self) -> None:
-        """Keep the frozen statistics; call it whenever the network has been put into train mode."""
+        """Freeze the statistics; call this whenever the network has been put into train mode."""
         for norm in self._norms:
             norm.eval()

@@ -1,4 +1,4 @@
-"""A training in a folder of its own, on every process of the run."""
+"""A training in its own folder, on every process of the run."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def run_training(
     show: bool = False,
     **options: Any,
 ) -> tuple[TrainingResult, Path, bool]:
-    """Train in a folder of its own, on every process; also return the folder and whether this process reports.
+    """Train in a separate folder, on every process; also return the folder and whether this process is to report.
 
     Args:
         recipe: Settings of the run.
-        out: Folder of the run; by default the next of runs/train, runs/train-2, ...
-        architecture: Branches that the network gets.
-        subject: Makes network, data and task; by default those of the recipe.
-        show: Show the progress.
+        out: Folder of the run. Default: the first free one of runs/train, runs/train-2, ...
+        architecture: Branches of the network. None: every branch of the recipe's preset.
+        subject: Function that makes network, data and task. Default: those of the recipe.
+        show: Show a progress bar.
         options: Arguments of `Training`.
     """
     again = bool(options.get("resume") or options.get("overwrite"))

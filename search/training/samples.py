@@ -1,4 +1,4 @@
-"""Images of the test set that a training of a detector leaves in its folder, for `irepdeploy detect`."""
+"""Test images that the training of a detector saves in its folder, for `irepdeploy detect`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOST = 8
 
 
 def save_samples(folder: Path, objects: Any, origin: Origin) -> Path | None:
-    """Write the first images of a set and their annotations below a run's folder; return where the annotations are.
+    """Write the first images of a set and their annotations below a run's folder; return the annotation file.
 
-    Nothing is written of data whose normalisation is unknown, such as those of a factory.
+    Nothing is written for data whose normalisation is unknown, such as that of a factory; the result is then None.
 
     Args:
-        folder: The run's.
-        objects: The set: an `Objects`.
-        origin: Of the network.
+        folder: Folder of the run.
+        objects: Data set, an `Objects`.
+        origin: Origin of the network.
     """
     facts = dataset_facts(origin.dataset)
     if facts is None:

@@ -12,14 +12,18 @@ if TYPE_CHECKING:
 __all__ = ["rate_at"]
 
 
-# What the rate starts at in a warm-up of steps, as a share: MMDetection's.
+# Initial share of the rate in a warm-up of steps, as in MMDetection.
 _FIRST = 0.001
 
 
 def rate_at(settings: TrainSection, epoch: int, share: float = 0.0, step: int = 0) -> float:
-    """Return the learning rate at an epoch, counted from 0, of which a `share` in [0, 1) is done, after `step` batches.
+    """Return the learning rate during an epoch. It rises with every step of the warm-up, then falls with every epoch.
 
-    It rises with every step during the warm-up, and falls epoch by epoch afterwards.
+    Args:
+        settings: Settings of the training.
+        epoch: Index of the epoch, from 0.
+        share: Share of the epoch that is done, in [0, 1).
+        step: Number of batches since the start of the training.
     """
     rate = _by_epoch(settings, epoch, share)
     done = step / settings.warmup_steps if step < settings.warmup_steps else 1.0

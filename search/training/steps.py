@@ -1,4 +1,4 @@
-"""Steps of a training: the optimizer and its learning rate, by the recipe or by factories of the caller."""
+"""Steps of a training: the optimizer and its learning rate, from the recipe or from a user's factories."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Steps(Protocol):
     optimizer: Optimizer
 
     def set_rate(self, epoch: int, share: float, step: int = 0) -> None:
-        """Set the rate for an epoch, counted from 0, of which a `share` in [0, 1) is done, after `step` batches."""
+        """Set the learning rate. The arguments are those of `schedule.rate_at`."""
 
     def end_epoch(self) -> None:
-        """Note the end of an epoch."""
+        """Finish an epoch."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain containers and tensors."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore a saved state."""
 
 
 class RecipeSteps:
@@ -57,7 +57,7 @@ class RecipeSteps:
         self.optimizer.add_param_group({"params": list(branches), "weight_decay": decay})
 
     def set_rate(self, epoch: int, share: float, step: int = 0) -> None:
-        """Set the rate of the recipe's schedule; the branches have it times a factor."""
+        """Set the rate of the recipe's schedule, times a factor for the branches."""
         set_rate(self.optimizer, rate_at(self._settings, epoch, share, step))
         if self._apart:
             self.optimizer.param_groups[1]["lr"] *= self._settings.branch_lr
@@ -75,7 +75,7 @@ class RecipeSteps:
 
 
 class GivenSteps:
-    """An optimizer by a factory; its rates follow a scheduler by a factory, or the recipe's schedule."""
+    """An optimizer made by a factory; its rates follow a scheduler made by a factory, or the recipe's schedule."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class GivenSteps:
                 where="train.branch_lr, train.branch_decay",
                 hint="leave these out, and make a group of the branches' parameters",
             )
-        # A schedule from 1, a factor of each group's own rate.
+        # The schedule starts at 1 and multiplies each group's own rate.
         one = settings.weights.model_copy(update={"lr": 1.0})
         self._settings = settings.model_copy(update={"weights": one})
         self.optimizer: Optimizer = (
@@ -137,7 +137,7 @@ class GivenSteps:
 
 
 def _alike(settings: TrainSection) -> bool:
-    """Return whether branches have the rate and decay of everything else."""
+    """Return whether branches have the same rate and decay as all other parameters."""
     return settings.branch_lr == settings.branch_decay == 1
 
 
@@ -158,6 +158,6 @@ def _made(what: str, factory: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what a state file cannot hold, such as functions, which the factory makes again."""
+    """Return the state without values that a file cannot hold, such as functions, which the factory recreates."""
     kinds = (bool, int, float, str, list, tuple, dict, torch.Tensor, type(None))
     return {key: value for key, value in state.items() if isinstance(value, kinds)}

@@ -57,9 +57,9 @@ from .steps import GivenSteps, OptimizerFactory, RecipeSteps, SchedulerFactory
 __all__ = ["Training"]
 
 _SECONDS_BETWEEN_NOTES = 1.0
-# A GPU is not synchronised between two reads of the loss.
+# Reading the loss synchronises a GPU, so it is not read after every batch.
 _STEPS_BETWEEN_LOOKS = 50
-# Images per forward pass where nothing is trained, as long as they are not larger than those of ImageNet.
+# Images per forward pass in evaluation, for images up to the size of ImageNet's.
 _BATCH, _AREA = 200, 224 * 224
 _BATCHES_OF_STATISTICS = 16
 
@@ -67,15 +67,16 @@ _BATCHES_OF_STATISTICS = 16
 class Training:
     """One training run, in a folder shared by all ranks; it can be killed and resumed.
 
-    The folder gets journal.jsonl, state.pt and last.pt after each epoch, best.pt when the fused network's accuracy on
-    the search-validation set has risen, and at the end result.json.
+    The run writes journal.jsonl, state.pt and last.pt after each epoch, best.pt whenever the fused network's accuracy
+    on the search-validation set has risen, and result.json at the end.
 
-    Without an Architecture the network gets all branches of the recipe's preset wherever possible. Default `subject`:
-    network, data and task of the recipe. `net`, which has its branches already, is trained instead of the subject's;
-    `model` builds its class when a checkpoint is read. `identity` is what identifies the run besides recipe and
-    Architecture. `optimizer` makes an optimizer of the parameters and `scheduler` a learning-rate scheduler of that,
-    stepped after each epoch; by default both are the recipe's. Each of `callbacks` gets every event that the journal
-    gets. Default `ranks`: the processes that torchrun started, which share each batch, or this process alone.
+    Without an Architecture, the network gets all branches of the recipe's preset wherever possible. `subject` holds
+    network, data and task, by default those of the recipe. `net`, which already has its branches, replaces the network
+    of the subject; `model` builds its class when a checkpoint is read. `identity` identifies the run in addition to
+    recipe and Architecture. `optimizer` makes an optimizer from the parameters, and `scheduler` a learning-rate
+    scheduler from the optimizer, which is stepped after each epoch; by default the recipe defines both. `callbacks` are
+    called with every event of the journal. `ranks` are the processes that share each batch, by default those that
+    torchrun started, or this process alone.
     """
 
     def __init__(
@@ -135,16 +136,16 @@ class Training:
         self.branches = sum(len(block.active) for block in blocks)
         if blocks:
             set_step(self.net, settings.step)
-        # None: at the end, by whoever exports it.
+        # None: the branches are fused after the training, by the export.
         self._fuse_epoch = settings.fused_epochs if blocks else None
         if self._fuse_epoch is not None:
             if optimizer is not None or scheduler is not None:
-                text = "an optimizer or scheduler of yours is of the parameters before the fuse"
+                text = "a custom optimizer or scheduler refers to the parameters before the fuse"
                 raise InputError(text, where="train.fuse_at", hint="leave one of them out")
             fused_structure(self.net)
         self._model = model
         self.order = torch.Generator().manual_seed(recipe.seed)
-        # Used at the end; opened now, so that a missing one does not cost hours.
+        # Only used at the end, but opened now so that a missing test set is reported early.
         self._test = self.data.load_test() if self.ranks.first else None
         check = None
         if subject.facts:
@@ -174,7 +175,7 @@ class Training:
         self.epoch = 0
         self.best: tuple[Fitness, int] | None = None
         self.epoch_seconds: list[float] = []
-        # Of the test set, once it has been read.
+        # Score of the test set, once it has been read.
         self.confusion = Confusion()
         state = self.folder.load_state()
         if state is not None:
@@ -195,7 +196,7 @@ class Training:
         self._connect()
 
     def _connect(self) -> None:
-        # It shares its weights with `net`, and sums the gradients of all ranks.
+        # The wrapper shares its weights with `net` and sums the gradients of all ranks.
         objective = self.task.objective(self.net)
         self._whole = objective is not None
         trained = self.net if objective is None else objective
@@ -205,14 +206,14 @@ class Training:
             self._call = compile_step(self._forward, self.ranks.device, "train.compile")
 
     def _train_on(self, net: nn.Module) -> None:
-        """Go on with a fused network, and a new optimizer."""
+        """Continue with a fused network and a new optimizer."""
         self.net, self.has_blocks = channels_last(net).to(self.ranks.device), False
         self.freeze = Freeze(self.net, self.recipe.freeze)
         self.steps = RecipeSteps(self.net, self.settings)
         self.optimizer = self.steps.optimizer
 
     def _fuse_early(self) -> None:
-        # The same batches in every process, and none that the order of the training depends on.
+        # The same batches in every process, drawn without affecting the order of the training.
         order = torch.Generator().manual_seed(self.recipe.seed)
         settings = self.settings
         batches = batches_of(self.data, settings.batch_size, order, settings.augment, None, self.ranks.device)
@@ -253,7 +254,7 @@ class Training:
         return module
 
     def train_epoch(self, report: Callable[[str], None]) -> tuple[float, float]:
-        """Train for one epoch; return its mean loss and the images per second of all ranks together."""
+        """Train for one epoch; return its mean loss and the images per second over all ranks."""
         settings = self.settings
         self._forward.train()
         self.freeze.apply()
@@ -263,7 +264,7 @@ class Training:
             if isinstance(module, RepBlock):
                 module.drop_path = settings.drop_path * share
         total = torch.zeros((), device=self.ranks.device)
-        # 0 of a stream that does not know.
+        # 0 for a stream of unknown length.
         seen, steps = 0, len(self.loader)
         if isinstance(self.loader, StreamLoader):
             self.loader.epoch = self.epoch
@@ -298,7 +299,7 @@ class Training:
         return float(total) / (step + 1), seen / (time.perf_counter() - started)
 
     def _score(self) -> Fitness:
-        """Score the fused network on the search-validation set, with the first rank's statistics, which are saved."""
+        """Score the fused network on the search-validation set, with the statistics of the first rank, as saved."""
         mine = [score(self._fused(), self.data.val, self._batch, self.task)] if self.ranks.first else []
         return self.ranks.gather(mine, 1)[0]
 
@@ -390,7 +391,7 @@ class Training:
 
     def _load(self, state: dict[str, Any]) -> None:
         if self.ranks.first:
-            # It may be what the end is made of, hours from now.
+            # The end of the run may need it, hours from now.
             try:
                 read(self.folder.path / "best.pt")
             except InputError as error:

@@ -1,4 +1,4 @@
-"""Compare presets: the same network, recipe and seeds, each training in its own folder."""
+"""Compare presets with the same network, recipe and seeds, each training in its own folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def compare_presets(
     advance: Advance = lambda epochs, note: None,
     ranks: Ranks | None = None,
 ) -> TrainingComparison:
-    """Train the recipe's network with each preset and each of the seeds that follow the recipe's."""
+    """Train the recipe's network with each preset and with `seeds` seeds, starting from the recipe's."""
     _check(presets, seeds)
     ranks = ranks_of(recipe) if ranks is None else ranks
     numbers = range(recipe.seed, recipe.seed + seeds)
