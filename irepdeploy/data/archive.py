@@ -27,7 +27,11 @@ class Published:
     """A published archive of a data set.
 
     Args:
-        files: Size in bytes and MD5 of each required file; the MD5 is None for a file without a published digest.
+        archive: File name of the .tar.gz.
+        size: Size of the .tar.gz in bytes.
+        md5: MD5 of the .tar.gz.
+        folder: Name of the extracted folder.
+        files: Size in bytes and MD5 of each required file; None for a file without a published digest.
     """
 
     archive: str

@@ -57,6 +57,7 @@ class CocoAnnotations:
     """The annotations in a file.
 
     Args:
+        path: File of the annotations.
         classes: Names of the categories in order of their ids; their positions are the labels.
         category_ids: Ids of the categories, which may have gaps.
         files: File name of each image.

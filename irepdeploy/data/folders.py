@@ -24,6 +24,7 @@ class ClassFolders:
     """The images in a folder of class folders.
 
     Args:
+        folder: Folder of the class folders.
         paths: Paths (N,) relative to the folder, as bytes. They take a tenth of the memory of Path objects, and are
             shared with worker processes instead of copied.
         labels: Class indices (N,) int64, in alphabetical order of the class names.

@@ -1,1 +1,1 @@
-"""Pictures of what a run found. Each function gives a matplotlib figure; `save_figure` writes it."""
+"""Pictures of the results of a run. Each drawing function returns a matplotlib figure, which `save_figure` writes."""

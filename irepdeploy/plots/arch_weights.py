@@ -1,4 +1,4 @@
-"""Compare the learned weights of asymmetric convolutions and of the dilated pairs beside them (Fig. 5)."""
+"""Comparison of the learned weights of asymmetric convolutions with those of the parallel dilated pairs (Fig. 5)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAIRS", "ArchWeights", "draw_arch_weights", "network_weights", "read_arch_weights", "search_weights"]
 
-# Each covers the taps of a dilated pair and the tap between them.
+# The first of each pair covers the taps of the second, a dilated pair, and the tap between them.
 PAIRS = (("conv1x3", "dil1x2"), ("conv3x1", "dil2x1"))
 
 _CELL = 0.3
@@ -26,7 +26,7 @@ _CELL = 0.3
 
 @dataclass(frozen=True)
 class ArchWeights:
-    """Branch weights sigmoid(beta) * sigmoid(alpha) by layer and branch; `note` tells their origin if needed."""
+    """The branch weights sigmoid(beta) * sigmoid(alpha) by layer and branch; `note` gives their origin if needed."""
 
     label: str
     layers: tuple[str, ...]
@@ -35,7 +35,7 @@ class ArchWeights:
 
     @property
     def differences(self) -> list[list[float | None]]:
-        """Weight of the first of each pair minus that of the second, layers x `PAIRS`; None if either is missing."""
+        """Weight of the first minus that of the second of each pair, layers x `PAIRS`; None if either is missing."""
         return [
             [row[first] - row[second] if first in row and second in row else None for first, second in PAIRS]
             for row in self.weights
@@ -43,7 +43,11 @@ class ArchWeights:
 
 
 def search_weights(run: SearchRun, label: str) -> ArchWeights:
-    """Return the branch weights of a supernet at the last evolution in a search's journal."""
+    """Return the branch weights of the supernet at the last evolution in the journal of a search.
+
+    Raises:
+        InputError: The journal does not contain alpha and beta.
+    """
     alpha, beta = run.alpha(), run.beta()
     if alpha is None or beta is None:
         raise InputError("the journal does not hold alpha and beta", where=label, hint="run the search again")
@@ -55,7 +59,11 @@ def search_weights(run: SearchRun, label: str) -> ArchWeights:
 
 
 def network_weights(model: nn.Module, label: str) -> ArchWeights:
-    """Return the weights of the active branches of a network in train state."""
+    """Return the weights of the active branches of a network in train state.
+
+    Raises:
+        InputError: The network is fused, or has no branches with alpha and beta.
+    """
     from irepdeploy.reparam.block import RepBlock
     from irepdeploy.reparam.origin import FUSED, origin_of
 
@@ -92,7 +100,7 @@ def read_arch_weights(
 
 @picture
 def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
-    """Draw layers x `PAIRS` as heat maps on one scale: orange where the asymmetric convolution weighs more."""
+    """Draw layers x `PAIRS` as heat maps on a common scale, orange where the asymmetric convolution weighs more."""
     import numpy as np
 
     tables = [np.array(each.differences, dtype=float).reshape(-1, len(PAIRS)) for each in found]

@@ -1,4 +1,4 @@
-"""Draw Architectures as matrices of layers by branches (Fig. A1 and A2), and the difference of two."""
+"""Drawings of Architectures as matrices of layers by branches (Fig. A1 and A2), and of the difference of two."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ _SIDE = 0.84
 def draw_architecture(
     architecture: Architecture, *, possible: Collection[tuple[int, int]] | None = None, title: str = ""
 ) -> Figure:
-    """Draw layers as rows and candidate operations as columns; a filled square is a kept branch.
+    """Draw an Architecture with layers as rows and branches as columns; a filled square is a kept branch.
 
-    Pairs (layer, branch) that are not `possible` are crossed out; by default all are possible.
+    Args:
+        architecture: Architecture to draw.
+        possible: Indices (layer, branch) of the possible branches; all others are crossed out. Default: all.
+        title: Title of the figure.
     """
     view = ArchitectureView(title or "Architecture", architecture, None if possible is None else frozenset(possible))
     return draw_architectures([view])
@@ -34,7 +37,7 @@ def draw_architecture(
 
 @picture
 def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
-    """Draw Architectures side by side, with the channels behind each layer and a line between stages."""
+    """Draw Architectures side by side, with the channels of each layer and a line between stages."""
     if not views:
         raise InputError("no Architecture to draw", hint="name a file, a folder or a published one")
     rows = max(len(view.architecture.layers) for view in views)
@@ -67,7 +70,7 @@ def draw_architectures(views: Sequence[ArchitectureView]) -> Figure:
 
 @picture
 def draw_difference(first: ArchitectureView, second: ArchitectureView) -> Figure:
-    """Draw two Architectures in one matrix: branches that both keep, and those that only one keeps."""
+    """Draw two Architectures in one matrix: the branches that both keep, and those that only one of them keeps."""
     from matplotlib.patches import Patch
 
     found = difference(first.architecture, second.architecture)
@@ -103,9 +106,9 @@ def draw_difference(first: ArchitectureView, second: ArchitectureView) -> Figure
 
 
 def _width(layers: Iterable[str], branches: Sequence[str], height: float, title: str) -> float:
-    """Return the size of a panel in inches: names, squares and channels, or the title above the squares."""
+    """Return the width of a panel in inches: names, squares and channels, or the title above the squares."""
     names = 0.078 * max((min(len(name), 48) for name in layers), default=0) * min(1, height / 0.15)
-    # The name of the last branch leans over the edge.
+    # The slanted name of the last branch extends beyond the edge.
     lean = 0.06 * min(len(branches[-1]), 48) if branches else 0
     return 0.35 + names + max(height * len(branches) + max(0.8, lean), 0.085 * len(title))
 
@@ -119,7 +122,7 @@ def _square(axes: Axes, row: int, column: int, **look: Any) -> None:
 def _frame(
     axes: Axes, layers: Sequence[str], branches: Sequence[str], stages: Sequence[int], rows: int, height: float
 ) -> None:
-    """Label a panel and draw a line in front of each stage but the first; panels are `rows` high, to be level."""
+    """Label a panel and draw a line before each stage but the first; all panels are `rows` high, so that they align."""
     columns = len(branches)
     axes.set_xlim(-0.6, columns - 0.4)
     axes.set_ylim(rows - 0.4, -0.6)
@@ -138,7 +141,7 @@ def _frame(
 def _channels(
     axes: Axes, layers: Sequence[str], columns: int, channels: Mapping[str, tuple[int, int, int]], height: float
 ) -> None:
-    """Write input and output channels behind each layer, and its stride unless it is 1, if rows are high enough."""
+    """Write the input and output channels after each layer, and its stride unless it is 1, if rows are high enough."""
     if height < 0.1:
         return
     for row, layer in enumerate(layers):

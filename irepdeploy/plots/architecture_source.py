@@ -1,4 +1,4 @@
-"""Read an Architecture, and facts of the network it is for, from any source that has one."""
+"""Read an Architecture, with facts about its network, from any kind of source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ def read_architecture(
 ) -> ArchitectureView:
     """Read an Architecture from a file, a search or training folder, a checkpoint, or by name.
 
-    An unfinished search gives the best candidate of its last evolution.
+    For an unfinished search, this is the best candidate of its last evolution.
+
+    Args:
+        source: Path or name of the source.
+        label: Label for the drawing.
+        model_factory: Function that builds the network, for a checkpoint of the user's own class.
+
+    Raises:
+        InputError: The source does not exist or has no Architecture.
     """
     from irepdeploy.network.nets import NETS
     from irepdeploy.reparam.published import PUBLISHED
@@ -118,7 +126,7 @@ def _view(label: str, architecture: Architecture, geometries: Mapping[str, Geome
 
 
 def _geometries(net: str, args: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Geometry]:
-    """Return the convolutions of a registry network; {} if it is not one, or does not have these layers."""
+    """Return the convolutions of a network in the registry; {} if it is not in the registry or lacks these layers."""
     import torch
 
     from irepdeploy.network.nets import build_plain

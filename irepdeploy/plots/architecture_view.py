@@ -1,4 +1,4 @@
-"""View of an Architecture for drawing: channels of its layers, stages, and the difference of two."""
+"""Data for drawing an Architecture: channels of its layers, stages, and the difference of two."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ _FIRST_NUMBER = re.compile(r"[^0-9]*[0-9]+(?=[^0-9]|$)")
 
 @dataclass(frozen=True)
 class ArchitectureView:
-    """An Architecture, and the known facts of the network it is for.
+    """An Architecture with the known facts about its network.
 
-    `possible` holds (layer, branch) indices, None if not known, which counts as all; `channels` holds (input channels,
-    output channels, stride) by layer.
+    Attributes:
+        label: Label for the drawing.
+        architecture: The Architecture.
+        possible: Indices (layer, branch) of the possible branches; None if unknown, which counts as all.
+        channels: Input channels, output channels and stride by layer.
     """
 
     label: str
@@ -30,21 +33,22 @@ class ArchitectureView:
 
     @property
     def total(self) -> int:
-        """Number of branches that can be kept."""
+        """The number of possible branches."""
         rows, columns = len(self.architecture.layers), len(self.architecture.branches)
         return rows * columns if self.possible is None else len(self.possible)
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Indices of the first layer of each stage."""
+        """The index of the first layer of each stage."""
         return stages_of(self.architecture.layers, self.channels)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two Architectures over the union of their layers and branches; a missing branch counts as dropped.
+    """Two Architectures over the union of their layers and branches, where a missing branch counts as dropped.
 
-    `first` and `second` are rows of 0 and 1; `only` maps layers that only one has to its index, 0 or 1.
+    `first` and `second` are rows of 0 and 1. `only` maps each layer that only one Architecture has to the index of that
+    Architecture, 0 or 1.
     """
 
     layers: tuple[str, ...]
@@ -55,17 +59,17 @@ class Difference:
 
     @property
     def distance(self) -> int:
-        """Hamming distance: number of branches that exactly one of them keeps."""
+        """The Hamming distance: the number of branches that exactly one of them keeps."""
         return sum(
             a != b for one, two in zip(self.first, self.second, strict=True) for a, b in zip(one, two, strict=True)
         )
 
 
 def stages_of(layers: Sequence[str], channels: Mapping[str, tuple[int, int, int]] | None = None) -> tuple[int, ...]:
-    """Return the indices of the first layer of each stage.
+    """Return the index of the first layer of each stage.
 
-    Layers of a stage share the name up to its first number (``layer1.``, ``stages.0.``), or, if that would make every
-    layer a stage, the number of output channels.
+    The layers of a stage share their name up to its first number (``layer1.``, ``stages.0.``) or, if that would make
+    every layer a stage, their number of output channels.
     """
     keys: list[Any] = [found[0] if (found := _FIRST_NUMBER.match(name)) else name for name in layers]
     starts = _changes(keys)
@@ -76,7 +80,11 @@ def stages_of(layers: Sequence[str], channels: Mapping[str, tuple[int, int, int]
 
 
 def difference(first: Architecture, second: Architecture) -> Difference:
-    """Compare two Architectures over the union of their layers and branches, in the order of the first."""
+    """Compare two Architectures over the union of their layers and branches, in the order of the first.
+
+    Raises:
+        InputError: They have no layer in common.
+    """
     if not set(first.layers) & set(second.layers):
         raise ArchitectureError(
             f"the two Architectures have no layer in common: {first.layers[0]} and {second.layers[0]} are the first",
@@ -95,7 +103,7 @@ def difference(first: Architecture, second: Architecture) -> Difference:
 
 
 def in_column_order(names: Iterable[str]) -> list[str]:
-    """Return branches in the order in which irepdeploy lists them, unknown ones last, by name."""
+    """Return branches in irepdeploy's usual order, followed by unknown ones in alphabetical order."""
     from irepdeploy.reparam.branches import BRANCHES
 
     given = set(names)
@@ -103,7 +111,7 @@ def in_column_order(names: Iterable[str]) -> list[str]:
 
 
 def _merged(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-    """Merge names; one that only the second has comes before the next one that both have."""
+    """Merge two lists of names; a name that only the second has comes before the next one that both have."""
     names = list(first)
     at = len(names)
     for name in reversed(second):

@@ -1,4 +1,4 @@
-"""Draw comparisons: of strategies (``irepdeploy search compare``) and of presets (``irepdeploy train compare``)."""
+"""Drawings of comparisons of strategies (``irepdeploy search compare``) and presets (``irepdeploy train compare``)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_comparison", "draw_presets"]
 
-# Colour and marker.
+# A colour and a marker.
 Look = tuple[str, str]
 
 
 @picture
 def draw_comparison(found: SearchComparison) -> Figure:
-    """Draw best so far and diversity against evaluations, and retrained accuracies if there are any.
+    """Draw the best score so far and the diversity over evaluations, and retrained accuracies if there are any.
 
-    A line is the mean over seeds, a band the range from the lowest to the highest seed.
+    A line is the mean over seeds, and a band the range from the lowest to the highest seed.
     """
     retrained = found.retrained
     figure = new_figure(12.4 if retrained else 9.2, 3.8)
@@ -51,7 +51,7 @@ def draw_comparison(found: SearchComparison) -> Figure:
 
 @picture
 def draw_presets(found: TrainingComparison) -> Figure:
-    """Draw the test score by preset: a box from quartile to quartile over seeds, the median, and a dot per seed."""
+    """Draw the test scores of each preset as a box plot over seeds, with a dot per seed."""
     presets = found.presets
     values = {preset: [found.by.scale * run.test_accuracy for run in found.of(preset)] for preset in presets}
     figure = new_figure(1.8 + 1.1 * len(presets), 4)
@@ -62,7 +62,7 @@ def draw_presets(found: TrainingComparison) -> Figure:
     for box in drawn["boxes"]:
         box.set(facecolor="white", edgecolor=BLUE)
     for place, accuracies in enumerate(values.values(), start=1):
-        # Equal accuracies are drawn side by side.
+        # Draw equal accuracies side by side.
         shift = [0.08 * (index - (len(accuracies) - 1) / 2) for index in range(len(accuracies))]
         axes.plot([place + each for each in shift], accuracies, "o", ms=4, color=GREY, alpha=0.8)
     axes.set_xticks(range(1, len(presets) + 1), [textwrap.fill(preset, 14) for preset in presets])

@@ -1,4 +1,4 @@
-"""Turn a figure that was drawn on white into one for dark pages: paper and ink change places, colours get lighter."""
+"""Conversion of a figure drawn on white to one for dark pages: paper and ink are swapped, and colours get lighter."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ __all__ = ["darken", "on_dark"]
 
 Colour = tuple[float, float, float, float]
 
-# Those of the report's page.
+# The colours of the report's page.
 _PAPER = (0x14 / 255, 0x17 / 255, 0x1B / 255)
 _INK = (0xE4 / 255, 0xE8 / 255, 0xEC / 255)
-# Less colour than this is grey.
+# Colours with a smaller difference between channels count as grey.
 _GREY = 0.12
-# Of WCAG 2: the least contrast of text.
+# The minimum contrast of text by WCAG 2.
 _CONTRAST = 4.5
 # Colour maps from white to dark, and their counterparts from paper to bright.
 _MAPS = {"Blues": ("paper", "#1f5f8f", "#8ecdf7"), "PuOr_r": ("#b9a3e3", "#5b4a86", "paper", "#9c5a1c", "#f5b26b")}
 
 
 def darken(figure: Figure) -> None:
-    """Recolour all texts, lines, areas and heat maps of a figure; photographs and feature maps stay as they are."""
+    """Recolour all texts, lines, areas and heat maps of a figure, but not photographs and feature maps."""
     from matplotlib.collections import Collection
     from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
     from matplotlib.text import Text
 
-    # A tick label takes its colour from its tick when it is drawn, so the ticks are made first.
+    # Create the ticks first, because a tick label takes its colour from its tick when it is drawn.
     figure.draw_without_rendering()
     for artist in figure.findobj():
         if isinstance(artist, Text):
             artist.set_color(on_dark(artist.get_color()))
         elif isinstance(artist, Line2D):
-            # By their own names: a face that follows the line is still told by the line's colour.
+            # Read the marker colours before changing the line's, which they may follow.
             face, edge = artist.get_markerfacecolor(), artist.get_markeredgecolor()
             artist.set_color(on_dark(artist.get_color()))
             artist.set_markerfacecolor(on_dark(face))
@@ -54,7 +54,7 @@ def darken(figure: Figure) -> None:
 
 
 def on_dark(colour: Any) -> Colour | str:
-    """Return the counterpart of a colour: white is paper, black is ink, and others are as light as text must be."""
+    """Return the counterpart of a colour: paper for white, ink for black, and light enough for text otherwise."""
     import colorsys
 
     from matplotlib.colors import to_rgba
@@ -63,7 +63,7 @@ def on_dark(colour: Any) -> Colour | str:
         return colour
     red, green, blue, alpha = to_rgba(colour)
     if max(red, green, blue) - min(red, green, blue) < _GREY:
-        # Greys in between, such as those of notes, are nearer to the ink, to be read.
+        # Shift greys in between, such as those of notes, towards the ink to keep them readable.
         light = ((red + green + blue) / 3) ** 2
         grey = [light * paper + (1 - light) * ink for paper, ink in zip(_PAPER, _INK, strict=True)]
         return grey[0], grey[1], grey[2], alpha

@@ -1,4 +1,4 @@
-"""Outputs of the convolutions of a network for an image: of the fixed operation alone, and with its branches."""
+"""Outputs of a network's convolutions for an image, of the fixed operation alone and with its branches."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _FEWEST, _MOST_COLUMNS = 2, 10
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """Feature maps of one network: absolute outputs averaged over channels, (H', W'), by image, then by layer.
+    """The feature maps of one network: absolute outputs averaged over channels, (H', W'), by image and layer.
 
-    `fixed` are those of the fixed operations alone, empty if there are no branches; `fused` those with branches.
-    `untrained` tells why the weights are meaningless, or is "".
+    `fixed` contains the maps of the fixed operations alone, and is empty if there are no branches; `fused` contains the
+    maps with branches. `untrained` explains why the weights are meaningless, or is "".
     """
 
     label: str
@@ -55,7 +55,18 @@ def feature_maps(
     label: str = "network",
     untrained: str = "",
 ) -> FeatureMaps:
-    """Run a network in eval mode on each image and record the outputs of some of its `layer_names`."""
+    """Run a network in eval mode on each image and record the outputs of some layers.
+
+    Args:
+        model: The network.
+        images: Images to run it on.
+        layers: Names of the layers, out of `layer_names`.
+        label: Name of the network for the drawing and for error messages.
+        untrained: Why the weights are meaningless, or "".
+
+    Raises:
+        InputError: The network does not run on an image, or does not use any of the layers.
+    """
     network = _viewed(model)
     blocks = {name: network.get_submodule(name) for name in layers}
     fixed: list[dict[str, Array]] = []
@@ -86,10 +97,10 @@ def feature_maps(
 
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of RepBlocks.
+    """Return the names of the RepBlocks of a network.
 
-    In a network without any, those of the 3x3 convolutions that could get branches; in a fused network, those of the
-    convolutions into which RepBlocks were fused.
+    For a fused network, these are the convolutions into which RepBlocks were fused; for a network without RepBlocks,
+    the 3x3 convolutions that could get branches.
     """
     network = _viewed(model)
     blocks = tuple(name for name, module in network.named_modules() if isinstance(module, RepBlock))
@@ -101,7 +112,7 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def chosen_layers(names: Sequence[str], glob: str | None, columns: int) -> tuple[str, ...]:
-    """Return the names that match `glob`, at most `columns`, evenly spread, the first and last included."""
+    """Return at most `columns` evenly spaced names that match `glob`, including the first and the last."""
     if columns < _FEWEST:
         raise InputError(f"{columns} columns", hint=f"at least {_FEWEST}")
     found = [name for name in names if glob is None or fnmatchcase(name, glob)]
@@ -120,10 +131,17 @@ def read_features(
     columns: int = _MOST_COLUMNS,
     model_factory: Callable[[], nn.Module] | None = None,
 ) -> list[FeatureMaps]:
-    """Return the feature maps of several networks, for common layers that match the glob `layers`.
+    """Return the feature maps of several networks for their common layers.
 
-    Sources are checkpoints, training folders, or names of networks (with random weights), by label. At most `columns`
-    layers are shown, evenly spread. Without `files`, the images are the default ones of `read_images`.
+    Args:
+        sources: Checkpoints, training folders, or names of networks (with random weights), by label.
+        files: Images. Default: those of `read_images`.
+        layers: Glob that layer names must match; None for all.
+        columns: Maximum number of layers, which are evenly spaced.
+        model_factory: Function that builds the network, for checkpoints of the user's own class.
+
+    Raises:
+        InputError: A source is not a network with suitable layers, or the networks have no layer in common.
     """
     opened = {label: open_source(checkpoint_in(source), model_factory) for label, source in sources.items()}
     names = {label: layer_names(source.model) for label, source in opened.items()}
@@ -148,7 +166,7 @@ def read_features(
 
 
 def checkpoint_in(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Return the checkpoint of a training folder; anything else as it is."""
+    """Return the checkpoint in a training folder; return any other source unchanged."""
     best = Path(source) / "best.pt"
     return best if best.is_file() else source
 
@@ -176,7 +194,7 @@ def _viewed(model: nn.Module) -> nn.Module:
 
 def _keep(maps: dict[str, Array], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        # At once: later operations add to the output of the fixed one in place.
+        # Copy now, because later operations add to the output of the fixed one in place.
         maps[name] = output[0].abs().mean(0).float().numpy()
 
     return hook

@@ -1,4 +1,4 @@
-"""Draw outputs as heat maps, layer by layer (Fig. 4 and A3)."""
+"""Drawings of feature maps as heat maps, layer by layer (Fig. 4 and A3)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ROWS = {"fixed": "fixed operation", "fused": "with branches, fused"}
 
 @picture
 def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
-    """Draw, for each image and network, a row of the fixed operations' outputs and one of the fused ones'.
+    """Draw a row with the outputs of the fixed operations and one with those of the fused ones, by image and network.
 
-    The image comes first, then the layers in order. Each map has its own scale from dark (lowest) to bright (highest),
-    since only positions are compared.
+    A row shows the image and then the layers in order. Each map has its own scale from dark (lowest) to bright
+    (highest), because only positions are compared.
     """
     if not networks or not networks[0].images:
         raise InputError("nothing to draw", hint="name a network and an image")
@@ -73,7 +73,7 @@ def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
 
 
 def _same(pixels: Any, row: tuple[int, FeatureMaps, str, Mapping[str, Any]]) -> bool:
-    """Return whether the row above shows this image already."""
+    """Return whether the row above already shows this image."""
     above = row[1].images[row[0]].pixels
     return above.shape == pixels.shape and bool((above == pixels).all())
 

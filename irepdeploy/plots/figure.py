@@ -1,4 +1,4 @@
-"""Shared by all figures: colours for colour-blind readers, verbatim names, and saving."""
+"""Common parts of all figures: colour-blind-safe colours, verbatim names, and saving."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = [
     "picture", "row_height", "save_figure", "shown", "shown_rows",
 ]  # fmt: skip
 
-# The palette of Okabe and Ito without yellow, which is hardly visible on white paper.
+# The palette of Okabe and Ito without yellow, which is barely visible on white paper.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
 GREEN = "#009E73"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#9A9A9A"
-# In addition to colours, for readers without colour.
+# Used in addition to colours, for readers who cannot distinguish them.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-# From white to dark in one hue: readable in grey too.
+# From white to dark in a single hue, so that it remains readable in grey.
 SEQUENTIAL = "Blues"
 
 _FORMATS = (".png", ".svg")
 _FONT = "DejaVu Sans"
-# Used if installed, for letters that matplotlib's own font lacks.
+# Used if installed, for characters missing in matplotlib's own font.
 _MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 _LONGEST_NAME = 48
 _TALLEST = 26.0
@@ -44,9 +44,9 @@ _P = ParamSpec("_P")
 
 
 def picture(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Make a drawing function independent of the user's matplotlib settings.
+    """Decorate a drawing function to make it independent of the user's matplotlib settings.
 
-    Names come from files: a dollar sign in one does not begin a formula.
+    A dollar sign does not begin a formula in the figure, because names come from files.
     """
 
     @functools.wraps(draw)
@@ -61,14 +61,14 @@ def picture(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Create an empty figure, sizes in inches, outside of pyplot's global state."""
+    """Create an empty figure, with sizes in inches, outside pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def shown(name: str, longest: int = _LONGEST_NAME) -> str:
-    r"""Return a name as it can be drawn: letters without a font as ``\u5c42``, the middle of a long one elided."""
+    r"""Return a drawable version of a name: characters without a font as ``\u5c42``, long names with an ellipsis."""
     known = _letters()
     text = "".join(c if c.isprintable() and ord(c) in known else escaped(c) for c in name)
     if len(text) <= longest:
@@ -78,12 +78,12 @@ def shown(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def row_height(rows: int, preferred: float) -> float:
-    """Return the height of a row in inches: less than preferred if the picture would get too tall."""
+    """Return the height of a row in inches, which is less than preferred if the picture would get too tall."""
     return min(preferred, _TALLEST / max(rows, 1))
 
 
 def shown_rows(axes: Axes, names: Sequence[str], height: float, **text: Any) -> None:
-    """Label the rows of `axes` from the top, each `height` inches high; only every n-th if they are too low."""
+    """Label the rows of `axes` from the top, each `height` inches high; label only every n-th row if they are low."""
     step = 1 if not height else max(1, int(-(-0.11 // height)))
     size = min(9.0, 62 * height * step)
     places = range(0, len(names), step)
@@ -93,9 +93,15 @@ def shown_rows(axes: Axes, names: Sequence[str], height: float, **text: Any) -> 
 def draw_matrix(
     axes: Axes, values: Any, *, cmap: str, limits: tuple[float, float], form: str | None = None, size: float = 7
 ) -> AxesImage:
-    """Draw a heat map of (rows, columns); unknown values (NaN) are white cells with a dash.
+    """Draw a heat map; NaN values are white cells with a dash.
 
-    `limits` are the values of the first and last colour; `form`, such as "+.2f", formats a number for each cell.
+    Args:
+        axes: Axes to draw on.
+        values: Values (rows, columns).
+        cmap: Name of the colour map.
+        limits: Values of the first and last colour.
+        form: Format of the number in each cell, such as "+.2f"; None for no numbers.
+        size: Font size of the numbers.
     """
     import numpy as np
     from matplotlib import colormaps
@@ -118,7 +124,16 @@ def draw_matrix(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dark: bool = False) -> Path:
-    """Write a figure as PNG or SVG, by the file's extension, atomically; `dark` recolours it for dark pages."""
+    """Write a figure atomically as PNG or SVG, depending on the extension, and return the path.
+
+    Args:
+        figure: Figure to write.
+        path: Path ending in .png or .svg.
+        dark: Recolour the figure for dark pages.
+
+    Raises:
+        OutputError: The extension is not supported, or the file cannot be written.
+    """
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(
@@ -133,7 +148,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dark: bool = Fa
 
 
 def figure_svg(figure: Figure) -> str:
-    """Return the figure as an ``<svg>`` element to embed into a page."""
+    """Return the figure as an ``<svg>`` element to embed in a page."""
     text = _rendered(figure, "svg").decode()
     return text[text.index("<svg") :]
 
@@ -141,13 +156,13 @@ def figure_svg(figure: Figure) -> str:
 def _rendered(figure: Figure, kind: str) -> bytes:
     from matplotlib import rc_context
 
-    # The layout once; savefig would draw the whole figure another time for it.
+    # Compute the layout once; savefig would draw the whole figure again for it.
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     buffer = io.BytesIO()
-    # Reproducible: the same figure gives the same file on any day.
+    # Make the file reproducible, so that it does not depend on the date.
     with rc_context({"svg.hashsalt": "irepdeploy"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
@@ -162,7 +177,7 @@ def _fonts() -> list[str]:
 
 @functools.cache
 def _letters() -> frozenset[int]:
-    """Return the code points that one of the fonts has."""
+    """Return the code points that at least one of the fonts contains."""
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(code for font in _fonts() for code in get_font(findfont(font)).get_charmap())

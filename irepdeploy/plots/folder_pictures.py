@@ -1,4 +1,4 @@
-"""Draw the pictures of a run's weights and outputs, for the report."""
+"""Pictures of a run's weights and outputs for the report."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class FolderPicture:
 
 
 def folder_pictures(folder: str | os.PathLike[str]) -> Iterator[FolderPicture]:
-    """Draw the pictures of a run that the report's page does not draw by itself.
+    """Draw the pictures of a run that the report does not draw by itself.
 
-    A search gives its branch weights; a training with branches the energy of its kernels and its feature maps.
+    These are the branch weights of a search, or the kernel energies and feature maps of a training with branches.
     """
     folder = Path(folder)
     name = folder.resolve().name
@@ -62,13 +62,13 @@ def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
         kernels = read_kernels(folder, name)
         features = read_features({name: folder})
     except InputError as error:
-        # A foreign class, or a network that does not read images: its folder alone is not enough.
+        # For the user's own class, or a network that does not read images, the folder alone is not enough.
         log(f"note: {folder}: no pictures of kernels and outputs: {error.what}")
         return
     cross = [layer.cross for layer in kernels.layers.values()]
     text = f"Of the fused kernels' energy {min(cross):.0%} to {max(cross):.0%} lie in the middle row and column."
     yield FolderPicture(f"Fused kernels: {name}", text, draw_kernels(kernels))
     text = "Mean absolute output over channels, layer by layer, of the fixed operations and with their branches."
-    # One image, to keep the page small.
+    # Show a single image to keep the page small.
     shown = [replace(each, images=each.images[:1], fixed=each.fixed[:1], fused=each.fused[:1]) for each in features]
     yield FolderPicture(f"Outputs: {name}", text, draw_features(shown))

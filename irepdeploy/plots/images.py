@@ -1,4 +1,4 @@
-"""Read images as input of a network and as pixels for the reader."""
+"""Read images, both as inputs of a network and as pixels to show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST = 12
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One image: (C, H, W) float32 as the network reads it, and (H, W, 3) from 0 to 1 as a reader sees it."""
+    """One image: the network's input (C, H, W) float32, and the pixels (H, W, 3) from 0 to 1 to show."""
 
     name: str
     array: Array
@@ -37,10 +37,18 @@ class ShownImage:
 def read_images(
     files: Sequence[str | os.PathLike[str]], shape: Sequence[int], dataset: str | None = None
 ) -> list[ShownImage]:
-    """Read images from files, else from the network's data set if it is embedded, else scikit-learn's photographs.
+    """Read images from files, or else from the network's embedded data set, or else scikit-learn's photographs.
 
-    Images are centre-cropped to the network's aspect ratio, resized, and normalised like the data set, else as
-    (x - 0.45) / 0.25. Arrays (``.npy``) are taken as they are.
+    Images are cropped to the network's aspect ratio around the centre, resized, and normalised like the data set or, if
+    there is none, by (x - 0.45) / 0.25. Arrays (``.npy``) are used unchanged.
+
+    Args:
+        files: Images, arrays, or folders of them.
+        shape: Input shape (C, H, W) of the network.
+        dataset: Name of the network's data set, if known.
+
+    Raises:
+        InputError: A file cannot be read, there are too many files, or C is not 1 or 3.
     """
     shape = tuple(shape)
     if len(shape) != 3 or shape[0] not in (1, 3):
@@ -71,7 +79,7 @@ def read_images(
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the file, or the images and arrays of a folder."""
+    """Return the file itself, or the images and arrays in a folder."""
     if not path.is_dir():
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in READABLE)

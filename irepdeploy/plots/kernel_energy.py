@@ -1,4 +1,4 @@
-"""Energy of fused kernels, tap by tap, and the share of each branch."""
+"""The energy of fused kernels by tap, and the share of each branch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FIXED = "fixed"
 
 @dataclass(frozen=True)
 class KernelEnergy:
-    """Energy of one convolution's fused kernel: the sum of squares of its weights.
+    """The energy of a convolution's fused kernel, which is the sum of squares of its weights.
 
     Args:
-        taps: (K, K) share of each tap; they add up to 1, or are 0 if all weights are.
-        shares: <W_branch, W> / <W, W> by name, the fixed operation first: the part of the fused kernel W along this
-            operation's. They add up to 1; a negative one works against the others. {} if the parts are not known.
+        taps: Share (K, K) of each tap. The shares add up to 1, or are all 0 if the weights are.
+        shares: Share <W_branch, W> / <W, W> of each operation in the fused kernel W, by name, fixed operation first.
+            The shares add up to 1; an operation with a negative share works against the others. {} if unknown.
     """
 
     taps: np.ndarray[Any, Any]
@@ -34,14 +34,14 @@ class KernelEnergy:
 
     @property
     def cross(self) -> float:
-        """Share of the middle row and column, ACNet's skeleton of a kernel; (2K - 1) / K^2 if all taps are equal."""
+        """The share of the middle row and column, ACNet's kernel skeleton; (2K - 1) / K^2 if all taps are equal."""
         middle = len(self.taps) // 2
         return float(self.taps[middle].sum() + self.taps[:, middle].sum() - self.taps[middle, middle])
 
 
 @dataclass(frozen=True)
 class NetworkKernels:
-    """Energies of the KxK convolutions of a network; `untrained` tells why its weights are meaningless, or is ""."""
+    """The energies of a network's KxK convolutions; `untrained` explains why the weights are meaningless, or is ""."""
 
     label: str
     layers: Mapping[str, KernelEnergy]
@@ -49,13 +49,13 @@ class NetworkKernels:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Names of the fixed operation and of all branches that have a share somewhere."""
+        """The names of the fixed operation and of all branches that have a share in any layer."""
         names = {name for layer in self.layers.values() for name in layer.shares}
         return (FIXED, *in_column_order(names - {FIXED})) if names else ()
 
 
 def kernel_energy(parts: Mapping[str, Tensor]) -> KernelEnergy:
-    """Return the energy of the sum of kernels (C_out, C_in/groups, K, K), and the share of each."""
+    """Return the energy of the sum of the kernels (C_out, C_in/groups, K, K), and the share of each kernel."""
     wide = {name: kernel.detach().double() for name, kernel in parts.items()}
     whole = sum(wide.values())
     assert not isinstance(whole, int)
@@ -66,7 +66,7 @@ def kernel_energy(parts: Mapping[str, Tensor]) -> KernelEnergy:
 
 
 def network_kernels(model: nn.Module, label: str, untrained: str = "") -> NetworkKernels:
-    """Return the energies of all RepBlocks, or, without any, of all square convolutions of 3x3 or more."""
+    """Return the energies of all RepBlocks or, if there are none, of all square convolutions of 3x3 or more."""
     from torch import nn
 
     from irepdeploy.reparam.block import RepBlock
@@ -94,5 +94,5 @@ def read_kernels(
     from irepdeploy.plots.feature_maps import checkpoint_in, why_untrained
 
     opened = open_source(checkpoint_in(source), model_factory)
-    # A plain network is deployed with its batch normalisation folded in.
+    # A plain network is deployed with its batch normalisation folded, so fold it here too.
     return network_kernels(with_blocks(opened.model) or opened.model, label, why_untrained(opened))

@@ -1,4 +1,4 @@
-"""Draw fused kernels: energy by tap, and the share of each branch."""
+"""Drawings of fused kernels: energy by tap, and the share of each branch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["draw_kernels"]
 
 _CELL = 0.52
-# Height of a kernel's picture, in rows.
+# Height of a kernel's picture as a share of the row.
 _SIDE = 0.9
 
 
 @picture
 def draw_kernels(found: NetworkKernels) -> Figure:
-    """Draw one row per layer: energy by tap, the share of the cross, and the share of each branch."""
+    """Draw one row per layer with the energy by tap, the share of the cross, and the share of each branch."""
     rows, operations = len(found.layers), found.operations
     height = row_height(rows, _CELL)
     names = 0.35 + 0.078 * max(min(len(name), 48) for name in found.layers)
-    # Minimum width, for the heading.
+    # Keep a minimum width for the heading.
     left = height + 1.0 if operations else max(height + 1.0, 4.4 - names)
     right = 0.62 * len(operations) + 1.3 if operations else 0.0
     figure = new_figure(names + left + right, 1.3 + bool(operations) * 0.8 + height * rows)
@@ -49,7 +49,7 @@ def draw_kernels(found: NetworkKernels) -> Figure:
         figure.supxlabel(f"UNTRAINED: {found.untrained}", fontsize=10, color=ORANGE, fontweight="bold")
     elif not operations:
         figure.supxlabel("a fused network: the share of each branch is not known", fontsize=8, color=GREY)
-    # Squares are square only once the panel has its final size.
+    # The squares can be drawn as squares only when the panel has its final size.
     figure.draw_without_rendering()
     box = taps.get_window_extent()
     taps.set_xlim(0, rows * box.width / box.height)
@@ -61,7 +61,7 @@ def _shares(axes: Axes, found: NetworkKernels, height: float) -> None:
 
     operations = found.operations
     shares = np.array([[layer.shares.get(name, np.nan) for name in operations] for layer in found.layers.values()])
-    # The fixed operation has most of it, and would hide the differences between branches.
+    # Scale colours without the fixed operation, whose large share would hide the differences between branches.
     of_branches = shares[:, [name != FIXED for name in operations]]
     limit = max(0.05, float(np.nanmax(np.abs(of_branches), initial=0)))
     form = ".0%" if height > 0.1 else None
@@ -78,7 +78,7 @@ def _shares(axes: Axes, found: NetworkKernels, height: float) -> None:
 
 
 def _taps(axes: Axes, found: NetworkKernels, height: float) -> None:
-    """Draw each kernel as a square of its taps, all on one scale, and the share of the cross beside it."""
+    """Draw each kernel as a square of its taps, on a common scale, with the share of the cross next to it."""
     import numpy as np
 
     highest = max(float(layer.taps.max()) for layer in found.layers.values()) or 1.0

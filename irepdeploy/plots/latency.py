@@ -1,4 +1,4 @@
-"""Draw latency against accuracy (Fig. 1)."""
+"""Drawing of accuracy over latency (Fig. 1)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ _WIDE = 5
 _POINTS_AN_INCH = 72
 _NEAR = ((6, -5), (-6, -5), (6, 4), (-6, 4), (6, -13), (-6, -13), (0, 5), (0, -15))
 _FAR = tuple((across, up) for up in (16, -22, 28, -34, 40, -46) for across in (14, -14, 30, -30))
-# Families of networks: those of the suites, then others in their order.
+# Looks of the families of networks in the suites; other families follow in their order.
 _FAMILIES = {"plain": (ORANGE, "o"), "re-parameterized": (BLUE, "s"), "NAS": (GREEN, "^"), "": ("#000000", "D")}
 
 
 @picture
 def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
-    """Draw a panel per device and conditions, with the Pareto front and bars from the 10th to the 90th percentile.
+    """Draw a panel for each device and conditions, with the Pareto front and bars from the 10th to 90th percentile.
 
-    Networks without accuracy are listed below their panel.
+    Networks without an accuracy are listed below their panel.
+
+    Raises:
+        InputError: No network has an accuracy.
     """
     groups = by_device(points)
     known = {name: group for name, group in groups.items() if any(point.top1 is not None for point in group)}
@@ -55,7 +58,7 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
     if silent:
         text = f"without any accuracy, not drawn: {'; '.join(silent)}"
         figure.supxlabel(_wrapped(text, columns), fontsize=7, color="#555555")
-    # Names are placed after everything else.
+    # Place the names after everything else.
     figure.draw_without_rendering()
     for axes, group in zip(panels, known.values(), strict=False):
         _label(axes, [point for point in group if point.top1 is not None])
@@ -63,7 +66,7 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
 
 
 def _looks(points: Sequence[LatencyPoint]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker by family."""
+    """Return the colour and marker of each family."""
     others = sorted({point.family for point in points} - set(_FAMILIES))
     free = [(colour, marker) for colour, marker in zip(PALETTE[3:6], MARKERS[4:7], strict=True)]
     return _FAMILIES | {name: free[place % len(free)] for place, name in enumerate(others)}
@@ -113,14 +116,14 @@ def _legend(figure: Figure, drawn: Sequence[LatencyPoint], looks: dict[str, tupl
 
 
 def _label(axes: Axes, points: Sequence[LatencyPoint]) -> None:
-    """Label each point where its label overlaps no other label or point, as far as there is such a place."""
+    """Label each point where its label overlaps no other label or point, if possible."""
     scale = axes.figure.dpi / _POINTS_AN_INCH
     spots = [axes.transData.transform(point.place) / scale for point in points]
     ends = [
         axes.transData.transform([(point.low_ms, point.place[1]), (point.high_ms, point.place[1])]) / scale
         for point in points
     ]
-    # Marks and bars.
+    # The areas taken by markers and bars.
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
     taken += [(start, y - 1, end, y + 1) for (start, y), (end, _) in ends]
     (left, low), (right, high) = axes.transAxes.transform(((0, 0), (1, 1))) / scale
@@ -144,7 +147,7 @@ def _label(axes: Axes, points: Sequence[LatencyPoint]) -> None:
         name = axes.annotate(
             text, point.place, offset, textcoords="offset points", fontsize=7, ha=side, va="bottom", arrowprops=line
         )
-        # Otherwise the layout would change again, and the position would be wrong.
+        # Otherwise the label would change the layout again, and its position would be wrong.
         name.set_in_layout(False)
 
 

@@ -1,4 +1,4 @@
-"""Points of latency against accuracy from records, by device (Fig. 1)."""
+"""Points of latency and accuracy from records, by device (Fig. 1)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class LatencyPoint:
-    """One network on one device; only points with equal conditions are comparable.
+    """One network on one device. Only points with equal conditions are comparable.
 
-    The latency is the median, `low_ms` and `high_ms` the 10th and 90th percentile. `top1` is the accuracy in percent,
-    None if the record does not have it, and `source` its origin.
+    `latency_ms` is the median; `low_ms` and `high_ms` are the 10th and 90th percentiles. `top1` is the accuracy in
+    percent, or None if the record does not contain it; `source` is its origin.
     """
 
     label: str
@@ -39,18 +39,22 @@ class LatencyPoint:
 
     @property
     def place(self) -> tuple[float, float]:
-        """Latency and accuracy of a point that has both."""
+        """The latency and accuracy of a point that has both."""
         assert self.top1 is not None
         return self.latency_ms, self.top1
 
     @property
     def measured(self) -> bool:
-        """Whether the accuracy was measured, not taken from a paper."""
+        """Whether the accuracy was measured and not taken from a paper."""
         return self.top1 is not None and _NOT_MEASURED not in self.source
 
 
 def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
-    """Read the records of files, or of records.jsonl in folders."""
+    """Read the records in files, or in the records.jsonl of folders.
+
+    Raises:
+        InputError: A file cannot be read, or there are no records.
+    """
     found = []
     for path in map(Path, paths):
         found += read(path / "records.jsonl" if path.is_dir() else path)
@@ -60,9 +64,14 @@ def read_records(paths: Sequence[str | os.PathLike[str]]) -> list[Record]:
 
 
 def latency_points(records: Sequence[Record], top1: Mapping[str, float] | None = None) -> list[LatencyPoint]:
-    """Return a point per name of a record's network; for equal names and conditions only the latest.
+    """Return a point for each name of each record's network; of equal names and conditions, only the latest.
 
-    Accuracies in `top1`, in percent by name, take precedence over recorded ones.
+    Args:
+        records: Records of measurements.
+        top1: Accuracies in percent by name, which take precedence over recorded ones.
+
+    Raises:
+        InputError: A record is unusable, or a name in `top1` has no record.
     """
     given = dict(top1 or {})
     latest: dict[tuple[str, str], tuple[str, LatencyPoint]] = {}
@@ -96,13 +105,13 @@ def by_device(points: Sequence[LatencyPoint]) -> dict[str, list[LatencyPoint]]:
 
 
 def pareto_front(points: Sequence[LatencyPoint]) -> list[LatencyPoint]:
-    """Return the points that no other dominates in latency and accuracy, fastest first."""
+    """Return the points that no other point dominates in latency and accuracy, fastest first."""
     known = [point for point in points if point.top1 is not None]
     return [known[index] for index in pareto.pareto_front([point.place for point in known])]
 
 
 def _listed(record: Record) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the names of the record's network with the figures of each: identical graphs are measured once."""
+    """Return the names of a record's network with the figures of each, because identical graphs are measured once."""
     facts = record.facts
     rows = facts.get("rows")
     if isinstance(rows, list) and rows and all(isinstance(row, Mapping) and "name" in row for row in rows):

@@ -1,4 +1,4 @@
-"""Draw the Pareto set of a search from its pareto.json."""
+"""Drawing of the Pareto set of a search from its pareto.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AXES = (("macs", 1e6, "MACs of a forward pass, train state (millions)"), ("memo
 
 @picture
 def draw_pareto(found: ParetoSet) -> Figure:
-    """Draw the score against MACs and memory; candidates on the Pareto front are filled and numbered by rank."""
+    """Draw the score over MACs and memory; candidates on the Pareto front are filled and labelled with their rank."""
     figure = new_figure(9.2, 3.8)
     looks: list[tuple[Any, dict[str, Any]]] = [
         (found.candidates, {"color": GREY, "markerfacecolor": "none", "markersize": 5, "label": "population"}),

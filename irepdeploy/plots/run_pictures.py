@@ -1,4 +1,4 @@
-"""Pictures that a run leaves in its folder: Architecture, course, candidates by cost, and confusion of classes."""
+"""The pictures that a run writes to its folder: Architecture, progress, candidates by cost, and confusion matrix."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["save_run_pictures"]
 
 
 def save_run_pictures(folder: Path, confusion: Any = None, classes: Sequence[str] = (), data: str = "") -> list[Path]:
-    """Draw the pictures of a finished run into its folder, and return their paths; a picture that fails only says so.
+    """Draw the pictures of a finished run into its folder and return their paths. Failures are only logged.
 
     Args:
-        folder: A search's or a training's.
-        confusion: Images by (true class, class given), for a picture of it.
+        folder: Folder of a search or a training.
+        confusion: Confusion matrix to draw, number of images by (true class, predicted class); None for none.
         classes: Names of the classes.
-        data: What these images are.
+        data: Description of these images.
     """
     try:
         import matplotlib  # noqa: F401
@@ -40,7 +40,7 @@ def save_run_pictures(folder: Path, confusion: Any = None, classes: Sequence[str
         if confusion is not None:
             written.append(save_figure(draw_confusion(confusion, classes, data), folder / "confusion.png"))
     except IrepdeployError as error:
-        # The run itself is done and saved.
+        # The run itself is already finished and saved.
         log(f"not every picture could be drawn: {error.line}")
     return written
 

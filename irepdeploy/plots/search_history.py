@@ -16,11 +16,11 @@ __all__ = ["SearchRun"]
 
 
 class SearchRun(SearchJournal):
-    """A search's journal, as arrays by evolution, layer and branch."""
+    """The journal of a search, as arrays by evolution, layer and branch."""
 
     @property
     def net(self) -> tuple[str | None, dict[str, Any]]:
-        """Name and arguments of the network, as the registry builds it for the data set; (None, {}) if not known."""
+        """The name and arguments with which the registry builds the network for the data set; (None, {}) if unknown."""
         from irepdeploy.data import dataset_facts
 
         recipe = self.start.recipe
@@ -30,7 +30,11 @@ class SearchRun(SearchJournal):
         return net.get("name"), {**shape, **net.get("args", {})}
 
     def best_candidate(self) -> Architecture:
-        """Return the candidate of the last evolution with the highest accuracy, then the lowest loss."""
+        """Return the candidate of the last evolution with the highest accuracy, and the lowest loss among ties.
+
+        Raises:
+            InputError: The journal does not contain the population.
+        """
         last = self.evolutions[-1]
         if not last.population:
             raise InputError(
@@ -45,18 +49,18 @@ class SearchRun(SearchJournal):
         )
         return Architecture(self.layers, self.branches, matrix)
 
-    # Each returns None where the journal does not hold it.
+    # The following are None if the journal does not contain the data.
 
     def kept(self) -> np.ndarray[Any, Any] | None:
-        """Share of the population that keeps a branch: (evolutions, layers, branches), NaN where it is not possible."""
+        """Share of the population that keeps each branch, (evolutions, layers, branches); NaN if it is not possible."""
         return self._by_position("population", _shares)
 
     def alpha(self) -> np.ndarray[Any, Any] | None:
-        """sigmoid(alpha): (evolutions, layers, branches), NaN where a branch is not possible."""
+        """sigmoid(alpha), (evolutions, layers, branches); NaN if a branch is not possible."""
         return self._by_position("alpha", list)
 
     def beta(self) -> np.ndarray[Any, Any] | None:
-        """sigmoid(beta): (evolutions, layers)."""
+        """sigmoid(beta), (evolutions, layers)."""
         import numpy as np
 
         if not all(event.beta for event in self.evolutions):
@@ -64,7 +68,7 @@ class SearchRun(SearchJournal):
         return np.array([event.beta for event in self.evolutions], dtype=float)
 
     def diversity(self) -> list[float] | None:
-        """Mean Hamming distance of two candidates, divided by the number of possible branches, by evolution."""
+        """Mean Hamming distance between two candidates, divided by the number of possible branches, by evolution."""
         if not all(event.population for event in self.evolutions):
             return None
         return [event.diversity for event in self.evolutions]

@@ -1,4 +1,4 @@
-"""Draw the progress of searches: fitness, diversity, alpha and beta, and which branches the last population keeps."""
+"""Drawings of the progress of searches: fitness, diversity, alpha and beta, and the branches kept at the end."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["draw_fitness", "draw_search"]
 
 _WIDTH = 11.0
 _ROW = 0.2
-# Importances that differ by less are drawn as the same height, not as a mountain.
+# The minimum range of the importance axis, so that tiny differences are not magnified.
 _LEAST_SPAN = 0.02
-# More layers do not fit into a legend.
+# The maximum number of layers in a legend.
 _MOST_NAMED = 10
 
 
 @picture
 def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
-    """Draw best and mean score of the population by evolution, a dot per candidate and a colour per run."""
+    """Draw the best and mean score of the population by evolution, with a dot per candidate and a colour per run."""
     _check(runs)
     figure = new_figure(6.4, 3.8)
     _fitness(figure.add_subplot(), runs)
@@ -45,9 +45,9 @@ def draw_fitness(runs: Mapping[str, SearchRun]) -> Figure:
 
 @picture
 def draw_search(runs: Mapping[str, SearchRun]) -> Figure:
-    """Draw fitness and diversity of all runs, then the importances of each run and the branches that survived.
+    """Draw the fitness and diversity of all runs, then the importances and the surviving branches of each run.
 
-    Survival is the share of the last population that keeps a branch. A panel whose data a journal lacks says so.
+    Survival is the share of the last population that keeps a branch. A panel says so if the journal lacks its data.
     """
     _check(runs)
     heights = [_ROW if not run.layers else row_height(len(run.layers), _ROW) for run in runs.values()]
@@ -78,7 +78,7 @@ def _check(runs: Mapping[str, SearchRun]) -> None:
 
 
 def _looks(runs: Mapping[str, SearchRun]) -> list[tuple[str, SearchRun, str, str]]:
-    """Yield label, run, colour and marker of each run."""
+    """Return the label, run, colour and marker of each run."""
     return [
         (shown(label), run, PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
         for place, (label, run) in enumerate(runs.items())
@@ -110,7 +110,7 @@ def _fitness(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
 
 
 def _answer(runs: Mapping[str, SearchRun]) -> str:
-    """Return what a single search has reached, as text; several are told by their lines."""
+    """Return the result of a single search as text, or "" for several, which are shown by their lines."""
     if len(runs) > 1:
         return ""
     (run,) = runs.values()
@@ -182,7 +182,7 @@ def _alpha_means(axes: Axes, run: SearchRun) -> None:
 
 
 def _look(layer: int, count: int) -> dict[str, Any]:
-    """Return line settings: dark for the first layers, bright for the last."""
+    """Return line settings that range from dark for the first layer to bright for the last."""
     from matplotlib import colormaps
 
     return {"color": colormaps["viridis"](0.9 * layer / max(count - 1, 1)), "linewidth": 1}
@@ -208,7 +208,7 @@ def _by_evolution(axes: Axes) -> None:
 
 
 def _spanned(panels: Sequence[Axes]) -> None:
-    """Give panels of the same quantity the same range, so that their lines can be compared."""
+    """Give all panels of a quantity the same range, so that their lines can be compared."""
     if panels:
         low = min(axes.get_ylim()[0] for axes in panels)
         high = max(axes.get_ylim()[1] for axes in panels)

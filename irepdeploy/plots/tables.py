@@ -1,4 +1,4 @@
-"""Data of a network's pictures as tables for a terminal."""
+"""The data of a network's pictures as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["NetworkTable", "arch_weights_table", "kernel_table", "network_tables
 
 @dataclass(frozen=True)
 class NetworkTable:
-    """A table by layer: cells as text under `columns`, and as `figures` for JSON, where its name is `key`."""
+    """A table with a row per layer: `columns` and `rows` as text, and `figures` for JSON under the name `key`."""
 
     key: str
     title: str
@@ -34,7 +34,7 @@ class NetworkTable:
 
 
 def kernel_table(found: NetworkKernels) -> NetworkTable:
-    """Return the energy of each fused kernel: of its middle row and column, of each tap, and by operation."""
+    """Return the energy of each fused kernel, for the middle row and column, by tap, and by operation."""
     operations = found.operations
     rows = [
         [
@@ -88,7 +88,19 @@ def network_tables(
     kernels: bool = True,
     arch_weights: bool = True,
 ) -> list[NetworkTable]:
-    """Return the requested tables of a checkpoint or a network by name."""
+    """Return the requested tables for a checkpoint or a network by name.
+
+    Args:
+        source: Path of a checkpoint, or name of a network.
+        model_factory: Function that builds the network, for a checkpoint of the user's own class.
+        architecture: Architecture whose branches are inserted first; None for none.
+        seed: Seed of random weights.
+        kernels: Whether to return the table of kernel energies.
+        arch_weights: Whether to return the table of branch weights.
+
+    Raises:
+        InputError: The source is an ONNX model, or does not have the requested data.
+    """
     from irepdeploy.network.source import open_source, with_blocks
     from irepdeploy.plots.feature_maps import why_untrained
 

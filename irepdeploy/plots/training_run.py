@@ -1,4 +1,4 @@
-"""Draw a training: its course over the epochs, and which classes are taken for which."""
+"""Drawings of a training: its progress over the epochs, and its confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_confusion", "draw_course"]
 
-# Beyond, a number for each cell and a name for each row are too small to read.
+# With more classes, the number in each cell or the name of each row would be too small to read.
 _MOST_NUMBERS, _MOST_NAMES = 20, 60
 
 
 @picture
 def draw_course(epochs: Sequence[Epoch], metric: str, percent: bool) -> Figure:
-    """Draw the loss in training and the score on the search-validation set, epoch by epoch, with the best marked."""
+    """Draw the training loss and the score on the search-validation set by epoch, with the best epoch marked."""
     figure = new_figure(8.4, 3.2)
     left, right = figure.subplots(1, 2)
     numbers = [event.epoch + 1 for event in epochs]
@@ -43,12 +43,12 @@ def draw_course(epochs: Sequence[Epoch], metric: str, percent: bool) -> Figure:
 
 @picture
 def draw_confusion(counts: Any, classes: Sequence[str], data: str) -> Figure:
-    """Draw the shares of each class's images by the class that the network gives.
+    """Draw a confusion matrix with the share of each class's images by predicted class.
 
     Args:
-        counts: Images by (true class, class given).
+        counts: Number of images by (true class, predicted class).
         classes: Names of the classes.
-        data: What the images are, for the title.
+        data: Description of the images, for the title.
     """
     import numpy as np
 
