@@ -34,6 +34,9 @@ def evaluate(
         feeds: Maps by name.
         results: Names of the tensors to return.
         constants: Function that returns any other tensor by name, with floats in float64.
+
+    Raises:
+        ModelError: A node is not linear, or reads a tensor that is neither a map nor constant.
     """
     nodes = list(nodes)
     pending = Counter(name for node in nodes for name in node.input)

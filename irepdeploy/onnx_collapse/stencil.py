@@ -167,7 +167,11 @@ def moved(channels: int, rows: Axis, columns: Axis) -> Stencil:
 
 
 def chain(first: Stencil, second: Stencil) -> Stencil:
-    """Return `second` applied after `first`, as if `first` also computed the positions outside its map."""
+    """Return `second` applied after `first`, as if `first` also computed the positions outside its map.
+
+    Raises:
+        Refusal: The kernel would be too wide or too large.
+    """
     if first.unit:
         return second
     if second.unit:
@@ -254,7 +258,11 @@ def support_of(kernel: Tensor) -> Array:
 
 
 def add(one: Stencil, other: Stencil) -> Stencil:
-    """Return the sum of two stencils with equal strides and output sizes."""
+    """Return the sum of two stencils with equal strides and output sizes.
+
+    Raises:
+        Refusal: The kernel would be too wide or too large.
+    """
     groups = math.gcd(one.groups, other.groups)
     rows, columns = (tuple(sorted({*a.offsets, *b.offsets})) for a, b in zip(one.axes, other.axes, strict=True))
     if max(len(rows), len(columns)) > _WIDEST:

@@ -116,7 +116,11 @@ def _digest_of_parts(model: onnx.ModelProto, path: str) -> str:
 
 
 def label_of(model: OnnxModel) -> str:
-    """Return the name of a model in messages, which is its path if it has one."""
+    """Return the name of a model in messages, which is its path if it has one.
+
+    Raises:
+        InputError: `model` is not of a supported type.
+    """
     if isinstance(model, onnx.ModelProto | bytes):
         return _IN_MEMORY
     if isinstance(model, str | os.PathLike):

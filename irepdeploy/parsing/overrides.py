@@ -51,7 +51,7 @@ def scale_of(scales: Any, name: Any) -> list[Override]:
 
 
 def put(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value of a dotted key, in place."""
+    """Set the value of a dotted key, in place; raise RecipeError if a part of the key is not a mapping."""
     path = key.split(".")
     place = content
     for part in path[:-1]:

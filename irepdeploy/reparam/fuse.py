@@ -136,6 +136,10 @@ def fuse_with_proof(
         prove: As for `fuse`; without it the list of proofs is empty.
         equivalent: Function that computes kernel and bias of a block in float64.
         foreign: Modules of other classes to replace as well, with their replacements.
+
+    Raises:
+        NotFusable: As for `fuse`.
+        CheckFailed: As for `fuse`.
     """
     if not isinstance(model, nn.Module):
         raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")

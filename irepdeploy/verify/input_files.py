@@ -275,7 +275,7 @@ def normalisation(dataset: str | None) -> tuple[Sequence[float], Sequence[float]
 
 
 def normalised(pixels: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Convert pixels from 0 to 255, (H, W) or (H, W, C), to the normalised input (C, H, W) of a network."""
+    """Convert pixels from 0 to 255, (H, W) or (H, W, C), to a network's input (C, H, W) with this mean and std."""
     scaled = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray((scaled - planes(mean)) / planes(std))
 

@@ -22,13 +22,22 @@ def centernet_resnet(
     width: int = 64,
     **args: Any,
 ) -> CenterNet:
-    """Build a CenterNet with a residual network as its backbone."""
+    """Build a CenterNet with a residual network as its backbone.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Number of input channels.
+        block: Kind of the residual blocks, see `ResNet`.
+        depths: Number of blocks in each stage.
+        width: Channels of the first stage.
+        args: Arguments of `CenterNet`.
+    """
     backbone = ResNetMaps(block=block, depths=depths, in_channels=in_channels, width=width)
     return CenterNet(backbone, num_classes, **args)
 
 
 def centernet_vgg(*, num_classes: int, in_channels: int = 3, stages: Sequence[Sequence[int]], **args: Any) -> CenterNet:
-    """Build a CenterNet with a small VGG as its backbone."""
+    """Build a CenterNet with a small VGG as its backbone; `stages` is as for `VGG`, and `args` are for `CenterNet`."""
     return CenterNet(VGGMaps(stages=stages, in_channels=in_channels), num_classes, **args)
 
 
@@ -41,7 +50,16 @@ def faster_rcnn_resnet(
     width: int = 64,
     **args: Any,
 ) -> FasterRCNN:
-    """Build a Faster R-CNN with a feature pyramid on a residual network."""
+    """Build a Faster R-CNN with a feature pyramid on a residual network.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Number of input channels.
+        block: Kind of the residual blocks, see `ResNet`.
+        depths: Number of blocks in each stage.
+        width: Channels of the first stage.
+        args: Arguments of `FasterRCNN`.
+    """
     backbone = ResNetMaps(block=block, depths=depths, in_channels=in_channels, width=width)
     return FasterRCNN(backbone, num_classes, **args)
 
@@ -49,5 +67,8 @@ def faster_rcnn_resnet(
 def faster_rcnn_vgg(
     *, num_classes: int, in_channels: int = 3, stages: Sequence[Sequence[int]], **args: Any
 ) -> FasterRCNN:
-    """Build a Faster R-CNN with a feature pyramid on a small VGG."""
+    """Build a Faster R-CNN with a feature pyramid on a small VGG.
+
+    `stages` is as for `VGG`, and `args` are for `FasterRCNN`.
+    """
     return FasterRCNN(VGGMaps(stages=stages, in_channels=in_channels), num_classes, **args)

@@ -1,4 +1,7 @@
-"""ONNX operators with weights, and pooling, as modules and functions of torch."""
+"""ONNX operators with weights, and pooling, as modules and functions of torch.
+
+Each function writes one operator into a `Reader`, and raises ModelError for a form that torch does not support.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ONNX operators as calls of torch, with one function for each operator that writes it into a `Reader`."""
+"""ONNX operators as calls of torch.
+
+For each operator one function writes it into a `Reader`, and raises ModelError for a form that torch does not support.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """ONNX operators that move, select, pad and resize, as calls of torch.
 
-A graph is exported for a batch of 1 but must run for any batch, so torch determines the first size of each new shape.
+Each function writes one operator into a `Reader`, and raises ModelError for a form that torch does not support. A graph
+is exported for a batch of 1 but must run for any batch, so torch determines the first size of each new shape.
 """
 
 from __future__ import annotations
