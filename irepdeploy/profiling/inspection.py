@@ -239,7 +239,7 @@ def _train_state(origin: Origin, model_factory: Callable[[], nn.Module] | None) 
         base = built(factory, origin, origin.factory)
     try:
         return rebuild(base, replace(origin, state=TRAIN))
-    except ArchitectureError:  # the factory builds another network than the one that was fused
+    except ArchitectureError:  # the factory builds a different network from the one that was fused
         return None
 
 

@@ -193,7 +193,7 @@ class RepBlock(nn.Module):
             watched = any(has_hooks(part) for part in self.modules() if part is not self)
             return None if few or (watched and self.step == "exact") else RUNNING
         count = sample_size(positions, geometry.out_channels) if self.sample is None else self.sample
-        # Ranks that share statistics must agree, whatever the sizes of their batches.
+        # Ranks that share statistics must agree, regardless of the sizes of their batches.
         shared = any(isinstance(norm, nn.SyncBatchNorm) for norm in self._norms())
         # One value has no variance, and none has no mean: torch handles both.
         if not shared and (positions < 2 or (self.sample is None and 2 * count > positions)):

@@ -25,7 +25,7 @@ __all__ = ["Artefact", "Certificate", "Hop", "installed_versions"]
 _MOST_LEVELS = 64
 _FORMAT = "irepdeploy.certificate"
 _VERSION = 2
-# Certificates of version 1 have no digest of their own, and may lack some fields.
+# Certificates of version 1 have no digest, and may lack some fields.
 _UNSEALED = 1
 _LATER = ("health", "precisions", "size")
 _SHA256 = re.compile("[0-9a-f]{64}")

@@ -243,7 +243,7 @@ def _input_axis(sizes: Dimensions, symbols: set[Any], free: bool, batch: int | N
 
 
 def _fixed_batch(model: Declared) -> int | None:
-    """Return the batch size of a model whose first sizes are all fixed; None if it has no batch."""
+    """Return the batch size of a model whose first sizes are all fixed, or None if it has no batch."""
     every = [sizes for sizes in model.inputs.values() if sizes]
     counts = {sizes[0]: sum(sizes[0] in other for other in every) for sizes in every}
     if not counts:

@@ -144,7 +144,7 @@ def _prove(model: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> No
         # torch.fx prints the code around an operator that fails.
         with contextlib.redirect_stderr(io.StringIO()):
             outputs = list(flattened(plain(*drawn)))
-    except Exception as error:  # whatever an operator that was read back raises
+    except Exception as error:  # anything that an operator raises that was read back
         raise NotFusable(
             f"its graph does not run with a batch of {_BATCH}, only with the one that it was exported with: "
             f"{first_line(error)}",
