@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import irepdeploy
 from irepdeploy.console import log
@@ -96,7 +97,11 @@ def run_cells(
         for cell in left:
             watch = _watch(advance, cell, until, ranks)
             settings = settings_of(cell, done)
-            if settings is None and cell.trains:
+            if cell.trains and settings is None:
+                # Other jobs may have finished the trials in the meantime.
+                done = {**records_in(out), **done}
+                settings = settings_of(cell, done)
+            if cell.trains and not _everywhere(ranks, settings is not None):
                 waiting.append(cell)
                 continue
             note = ""
@@ -115,11 +120,15 @@ def run_cells(
                 return Outcome(made, (), stopped=True)
             made += 1
             advance(1, f"{cell.key}  {note}")
-        # Other jobs may have finished trials in the meantime.
         done = {**records_in(out), **done}
-        if not any(settings_of(cell, done) for cell in waiting):
+        if _everywhere(ranks, not any(settings_of(cell, done) for cell in waiting)):
             return Outcome(made, tuple(waiting), stopped=False)
         left = waiting
+
+
+def _everywhere(ranks: Ranks, fact: bool) -> bool:
+    """Return whether a fact holds on every rank: a record may appear between the reads of two ranks."""
+    return int(ranks.sum(torch.tensor([float(fact)]))) == ranks.size
 
 
 def _measured(cell: Cell, job: Path, ranks: Ranks, extras: Extras, advance: Advance) -> Measured | None:

@@ -148,6 +148,21 @@ def test_jobs_wait_for_the_trials_of_others(two_arms: Protocol, tmp_path: Path) 
     assert set(records_in(tmp_path)) == {cell.key for cell in cells}
 
 
+def test_trials_that_another_job_finishes_are_used_at_once(two_arms: Protocol, tmp_path: Path) -> None:
+    first, second, plain, *others = cells_of(two_arms, ["2"], two_arms.networks)
+    assert plain.arm.name == "acnet" and others[1].arm.name == "plain"
+    order = []
+
+    def told(cells: int, note: str) -> None:
+        order.extend([note.partition("  ")[0]] * cells)
+        if cells and note.startswith(first.key):
+            made([second], tmp_path, "two")
+
+    final = others[1]
+    made([first, final, plain], tmp_path, "one", advance=told)
+    assert order == [first.key, final.key, plain.key]
+
+
 @pytest.mark.parametrize("budget", ["1/6", "4/block"])
 def test_a_drawn_architecture_spends_the_budget(budget: str) -> None:
     protocol = tiny()
