@@ -1,1 +1,1 @@
-"""Stage bench: what a network costs on the machine at hand."""
+"""Stage bench: measure the cost of networks on this machine."""

@@ -1,8 +1,8 @@
-"""Regression guard: records of this run against earlier ones of the same models.
+"""Regression guard: compare records of this run with earlier ones of the same models.
 
 A model is slower if the whole 95 % interval of the ratio of medians, now to then, lies above the allowed ratio, and not
-slower if it lies below. In between the guard decides nothing, says so and passes: one that fails by chance is soon
-switched off. The interval covers the samples of the two runs alone; the allowance covers the difference between days.
+slower if it lies below. Otherwise the guard reports that it is undecided and passes, since a guard that fails by chance
+is soon switched off. The interval only covers the samples of the two runs; the allowance covers day-to-day variation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["NEW", "NOT_DECIDED", "OK", "SLOWER", "Guard", "Verdict", "parse_max_
 
 OK, SLOWER, NOT_DECIDED, NEW = "ok", "slower", "not decided", "not in the record"
 
-# Same records, same verdict.
+# A fixed seed, so that the same records give the same verdict.
 _SEED = 0
 _WHERE = "--against"
 # Entries of `Record.runner` that must be equal for two latencies to be comparable.
@@ -39,8 +39,8 @@ class Verdict:
     """The verdict on one model of this run.
 
     Attributes:
-        ratio: Ratio of medians, now to then; above 1 the model has become slower. None for a new model.
-        limit: Largest allowed ratio: 1.05 allows 5 %.
+        ratio: Ratio of medians, now to then; above 1, the model has become slower. None for a new model.
+        limit: Largest allowed ratio; 1.05 allows 5 %.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Verdict:
 
 
 def parse_max_slower(text: str) -> float:
-    """Parse a percentage: ``5%`` is 0.05."""
+    """Parse a percentage; ``5%`` gives 0.05."""
     number, percent, rest = text.strip().partition("%")
     try:
         value = float(number) / 100
@@ -89,14 +89,14 @@ def parse_max_slower(text: str) -> float:
 class Guard:
     """Compare the records of a run with earlier ones.
 
-    Models are paired by label, runner, precision and input shape; of several earlier records the last one counts. A bad
-    line of the file is omitted unless it may be the last record of a model: then it is an error.
+    Models are paired by label, runner, precision and input shape; among several earlier records the last one counts. An
+    unreadable line of the file is skipped, unless it may be the last record of a model, which is an error.
 
     Attributes:
         earlier: Earlier records. Those of the run itself are ignored, since it may be written to the same file.
-        max_slower: How much slower a model may become; 0.05 allows 5 %.
+        max_slower: Allowed slowdown; 0.05 allows 5 %.
         other_machine: Whether to compare even if the records are from another CPU or GPU.
-        before_a_fault: How many of the earlier records come before a line that could not be read.
+        before_a_fault: Number of earlier records that precede an unreadable line.
     """
 
     earlier: Sequence[Record]
@@ -113,7 +113,7 @@ class Guard:
         return cls([*lines.values.values()], max_slower, other_machine, before)
 
     def check(self, records: Sequence[Record]) -> list[Verdict]:
-        """Return a verdict on each record, in their order."""
+        """Return a verdict on each record, in the same order."""
         runs = {record.created for record in records}
         found = {_key(record): record for record in self.earlier if record.created not in runs}
         if not any(_key(record) in found for record in records):
@@ -207,7 +207,7 @@ def _check_comparable(now: Record, before: Record, other_machine: bool) -> None:
 
 
 def _other_machine(now: Record, before: Record) -> str:
-    """Return what differs between the machines, or "" if nothing known does."""
+    """Return the known differences between the machines, or "" if there are none."""
     pairs = {name: (_of(before, "cpu", name), _of(now, "cpu", name)) for name in _CPU}
     if now.runner.get("device") not in (None, "cpu"):
         pairs["GPU"] = _gpus(before), _gpus(now)

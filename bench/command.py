@@ -40,7 +40,7 @@ def bench(
         typer.Argument(
             metavar="[[LABEL=]MODEL]...",
             help="Checkpoints, ONNX files, engines, or other sources of export; the first one is the reference. "
-            "With --suite they are measured beside the suite's own.",
+            "With --suite, they are measured along with those of the suite.",
         ),
     ] = None,
     suite: Annotated[
@@ -61,19 +61,19 @@ def bench(
         typer.Option("--device", help="Device of torch: cpu or cuda. Default: cpu; for a suite: cuda if available."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="For a suite: name of a row; repeat it for several.")
+        list[str] | None, typer.Option("--only", help="For a suite: name of a row to measure; can be repeated.")
     ] = None,
     runner: Annotated[
         list[str] | None,
         typer.Option(
             "--runner",
             help="torch, torch-compile, torch-graph, ort-cpu, ort-cuda, ort-trt, ort-trt-rtx, trt;"
-            " comma-separated. Default: the natural one of each model.",
+            " comma-separated. Default: the natural runner of each model.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the raw samples, which are appended to its records.jsonl."),
+        typer.Option("--out", "-o", help="Folder to which raw samples are written (appended to records.jsonl)."),
     ] = None,
     threads: Annotated[
         int | None,
@@ -81,7 +81,7 @@ def bench(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", min=0.0, help="Shortest time for each model. Default: 5; for a suite: by its scale."),
+        typer.Option("--seconds", min=0.0, help="Minimum seconds per model. Default: 5; for a suite: by its scale."),
     ] = None,
     scenario: Annotated[
         str | None,
@@ -92,7 +92,7 @@ def bench(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", min=1, max=10_000, help="Least number of samples for each model. Default: 64."),
+        typer.Option("--samples", min=1, max=10_000, help="Minimum number of samples per model. Default: 64."),
     ] = None,
     inputs: InputsOption = None,
     input_shape: Annotated[
@@ -101,17 +101,13 @@ def bench(
             "--input-shape",
             "--shape",
             metavar="[NAME:]1x3x224x224[:DTYPE]",
-            help="Shape of an input, with numbers for its free sizes; repeat it for each input. [as declared]",
+            help="Shape of an input, with numbers for dynamic sizes; repeat it for each input. [as declared]",
         ),
     ] = None,
-    tf32: Annotated[
-        bool, typer.Option("--tf32/--no-tf32", help="Whether float32 may be rounded to TF32 on the GPU.")
-    ] = False,
+    tf32: Annotated[bool, typer.Option("--tf32/--no-tf32", help="Whether the GPU may round float32 to TF32.")] = False,
     transfers: Annotated[
         str,
-        typer.Option(
-            "--transfers", help="Whether the time includes the copies to and from the GPU: excluded or included."
-        ),
+        typer.Option("--transfers", help="Whether times include copies to and from the GPU: excluded or included."),
     ] = "excluded",
     against: Annotated[
         Path | None,
@@ -123,10 +119,10 @@ def bench(
     ] = None,
     max_slower: Annotated[
         str | None,
-        typer.Option("--max-slower", metavar="5%", help="How much slower than --against a model may be. Default: 5%."),
+        typer.Option("--max-slower", metavar="5%", help="Allowed slowdown relative to --against. Default: 5%."),
     ] = None,
     other_machine: Annotated[
-        bool, typer.Option("--other-machine", help="Compare with --against even if it was measured on another machine.")
+        bool, typer.Option("--other-machine", help="Compare with --against even if measured on another machine.")
     ] = False,
     timeout: TimeoutOption = _TIMEOUT_S,
     seed: SeedOption = 0,
@@ -135,7 +131,7 @@ def bench(
 ) -> None:
     """Measure the latency of models side by side on this machine.
 
-    The models are warmed up and measured in turn, and all raw samples are kept.
+    The models are warmed up and measured in turns, and all raw samples are kept.
 
     Examples: irepdeploy bench fused=build/model.onnx vgg.onnx --out results; irepdeploy bench --suite table2;
     irepdeploy bench build/model.onnx --against results/records.jsonl --max-slower 5%
@@ -179,7 +175,7 @@ def bench(
     if not models:
         raise InputError("nothing to measure", hint="name a model, such as fused=build/model.onnx, or --suite table2")
     for option, given_alone in {"--max-slower": max_slower is not None, "--other-machine": other_machine}.items():
-        # A guard without its record would pass for ever.
+        # A guard without a record would always pass.
         if given_alone and against is None:
             raise InputError("needs an earlier record", where=option, hint="add --against RECORDS")
     from irepdeploy.verify.input_spec import input_specs
@@ -189,7 +185,7 @@ def bench(
     from .settings import batch_sizes
     from .subject import CHOOSES_DEVICE, find_subjects
 
-    # Before anything is measured, so that a wrong path shows at once.
+    # Read before anything is measured, so that a wrong path is reported at once.
     limit = parse_max_slower(max_slower or "5%")
     guard = None if against is None else Guard.read(against, limit, other_machine)
     factory = None
@@ -257,7 +253,7 @@ def _bench_subjects(subjects: Sequence[Subject], request: BenchRequest, guard: G
         _print_table(records, request.threads)
         for verdict in verdicts:
             say(verdict.line)
-    log("the samples were not kept: add --out DIR" if written is None else f"records: {written}")
+    log("the samples were not saved: add --out DIR" if written is None else f"records: {written}")
     require(verdicts)
     if written is not None and not as_json:
         next_step("report", request.out)
@@ -290,11 +286,11 @@ def _print_json(records: Sequence[Record], written: str | None, threads: int, ve
 
 
 def _inputs(record: Record, start: int = 0) -> str:
-    """Return the shapes of all inputs; from their second size on where the batch is in a column."""
+    """Return the shapes of all inputs, without the sizes before index `start`."""
     named = record.facts.get("input_shapes")
     if not named:
         return _shape(record.input_shape[start:])
-    # Of several inputs, the batch may be anywhere: theirs is that of the first row.
+    # With several inputs the batch may be anywhere, so the shapes of the first row are shown whole.
     return ", ".join(f"{name} {_shape(sizes) or 'a scalar'}" for name, sizes in named.items())
 
 
@@ -303,14 +299,14 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _lines() -> Callable[[float], None]:
-    """Return a callback that logs plain lines: the refresh thread of a live bar would disturb the measurement."""
+    """Return a callback that logs plain lines; the refresh thread of a live bar would disturb the measurement."""
     begin = last = 0.0
 
     def on_round(share: float) -> None:
         nonlocal begin, last
         now = time.monotonic()
         if not begin:
-            # The models were loaded and warmed up before.
+            # By now the models have been loaded and warmed up.
             begin = last = now
         elif now - last >= _SECONDS_BETWEEN_LINES and share < 1:
             last = now

@@ -1,14 +1,14 @@
-"""The first minutes on an NVIDIA card: does everything that never ran there work, and what are the paper's figures.
+"""First check of an NVIDIA GPU: verify everything that needs one, then measure the paper's figures.
 
-It needs torch, numpy, onnx and onnxruntime, and nothing else beside the package::
+Besides the package, the command needs only torch, numpy, onnx and onnxruntime::
 
     python -m irepdeploy.bench.device_check --out runs/card
 
-Each step runs in a process of its own, which is ended when its time is over: first checks, from the driver upwards,
-then the paper's conditions, the most valuable first, as far as ``--budget-s`` goes. A table comes last. Every step's
-figures are appended to ``records.jsonl`` in the folder at once, its output lies in ``logs/``, and what a suite measures
-in a folder of the suite's name. ``--dry-run`` runs the same on the CPU with the smallest sizes, without hurry. Where
-the package cannot be installed, docs/hardware.md says how to run it from a checkout.
+Each step runs in its own process with a time limit: first the checks, starting with the driver, then measurements under
+the paper's conditions, in order of importance, within ``--budget-s``. At the end it prints a table. The figures of a
+step are appended to ``records.jsonl`` as soon as it ends, its output is in ``logs/``, and the records of a suite are in
+a folder named after it. ``--dry-run`` runs the same steps on the CPU with the smallest sizes and relaxed limits. If the
+package cannot be installed, docs/hardware.md explains how to run the check from a checkout.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ __all__ = ["main", "steps"]
 
 RECORDS = "records.jsonl"
 _BUDGET_S = 480.0
-# A dry run is about what happens, not how fast: the machine may be busy.
+# A dry run checks behaviour, not speed, and the machine may be busy.
 _PATIENCE = 10
-# A process that imports torch takes this long to say anything.
+# A process that imports torch takes this long to print anything.
 _LEAST_S = 5.0
-# Unbuffered: what a step has printed when its time is over is kept.
+# Unbuffered, so that the output of a step that exceeds its time is kept.
 _PYTHON = (sys.executable, "-u", "-m")
 _STEPS, _SUITES = "irepdeploy.bench.device_steps", "irepdeploy.search.suites"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its process, the seconds it may take, and its environment; `shown`: its output belongs to the result."""
+    """A step: its command, time limit in seconds and environment. `shown`: its output is part of the result."""
 
     name: str
     command: tuple[str, ...]
@@ -56,7 +56,7 @@ class Step:
 
 
 def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[Step]:
-    """Return all steps in their order: checks from the driver upwards, then the paper's conditions."""
+    """Return all steps in order: the checks, starting with the driver, then the paper's conditions."""
     device = "cpu" if dry_run else "cuda"
     paper, patience = ("smoke", _PATIENCE) if dry_run else ("paper", 1)
 
@@ -69,10 +69,10 @@ def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[
         return Step(name, (*_PYTHON, f"{_SUITES}.{module}", *place, *words), limit_s * patience, True)
 
     small = "smoke" if dry_run else "small"
-    # For the builder too, which is a process of its own.
+    # Also passed to the builder, which runs in its own process.
     path = os.pathsep.join([str(rtx), *filter(None, [os.environ.get("PYTHONPATH")])])
     carried = {} if rtx is None else {"PYTHONPATH": path}
-    # The most that the populations of table1 may take; the rest of its time is its preparation.
+    # Time limit for the populations of table1; the rest of its time is for preparation.
     most = () if dry_run else ("--seconds", "90")
     few = () if dry_run else ("--only", "vgg16", "plain", "exact", "merged")
     return [
@@ -86,7 +86,7 @@ def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[
         suite("table1, small", "table1", small, 40),
         suite("supernet-step, small", "supernet_step", small, 40),
         suite("training-cost, small", "training_cost", small, 40, *few),
-        # TensorRT has no other way to keep TF32 out.
+        # The only way to disable TF32 in TensorRT.
         own("rtx", 60, environment={"NVIDIA_TF32_OVERRIDE": "0", **carried}),
         suite("table1", "table1", paper, 130, *most),
         suite("supernet-step", "supernet_step", paper, 100),
@@ -98,10 +98,10 @@ def steps(out: Path, *, dry_run: bool = False, rtx: Path | None = None) -> list[
 
 
 def main(arguments: Sequence[str] | None = None, run: Callable[[Step, float], Finding] | None = None) -> int:
-    """Run the check and return an exit code; `run` runs one step within its seconds.
+    """Run the check and return an exit code; `run` runs one step within its time limit.
 
-    It is 1 if a step failed, 2 for wrong input, 3 if every step was skipped, as without a driver, 130 and 143 for
-    Ctrl-C and SIGTERM, else 0.
+    The code is 1 if a step failed, 2 for invalid input, 3 if every step was skipped (as without a driver), 130 and 143
+    for Ctrl-C and SIGTERM, else 0.
     """
     parser = argparse.ArgumentParser(prog="device_check", description="Check an NVIDIA card, and measure on it.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for records and logs")
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None, run: Callable[[Step, float], Fi
         log(f"error: {error.line}")
         return error.exit_code
     except KeyboardInterrupt as error:
-        log("device_check: interrupted; what was found is in the folder")
+        log("device_check: interrupted; results so far are in the folder")
         return getattr(error, "exit_code", EXIT_INTERRUPTED)
 
 
@@ -157,7 +157,7 @@ def _run_all(wanted: Sequence[Step], folder: Path, budget_s: float, run: Callabl
         else:
             log(f"{step.name} ...")
             finding = run(step, min(step.limit_s, left))
-        # At once, so that an end of the machine costs what comes later alone.
+        # Write at once: if the machine goes away, only later steps are lost.
         append_line(folder / RECORDS, {"step": step.name, "created": _now(), **finding.to_dict(), **_state()})
         write_bytes(
             logs / f"{step.name.replace(' ', '-').replace(',', '')}.txt", (finding.output + finding.errors).encode()
@@ -165,7 +165,7 @@ def _run_all(wanted: Sequence[Step], folder: Path, budget_s: float, run: Callabl
         log(f"{step.name}: {finding.status}: {finding.said}")
         found.append(finding)
     for step, finding in zip(wanted, found, strict=True):
-        # Of one whose time was over, what it had measured by then.
+        # A step that exceeded its time keeps what it had measured by then.
         if step.shown and finding.status in (OK, LATE):
             for line in ("", step.name, *_text_of(finding)):
                 say(line)
@@ -177,7 +177,7 @@ def _run_all(wanted: Sequence[Step], folder: Path, budget_s: float, run: Callabl
 
 
 def _text_of(finding: Finding) -> list[str]:
-    """Return the lines of the output without that of the finding, for people."""
+    """Return the lines of the output meant for people, without the finding."""
     lines = finding.output.rstrip().splitlines()
     return lines[:-1] if lines and lines[-1].startswith('{"status"') else lines
 

@@ -1,6 +1,7 @@
-"""Batch-1 latency of all rows of Tables 2 and 3 on a GPU, each beside the network that its table is about.
+"""Batch-1 latency of all rows of Tables 2 and 3 on a GPU, each compared with the reference network of its table.
 
-Row by row, in turn with the reference (A B A B), and recorded at once: what was measured by the end counts.
+Each row is measured in alternation with the reference (A B A B) and recorded at once, so that an interrupted run keeps
+its rows.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["measure_latencies"]
 
 
 class _Table(NamedTuple):
-    """Rows, the one that all are compared with, and the one whose ratio the paper's text quotes (17.6x, 18.8x)."""
+    """Rows, the reference row, and the row whose ratio the paper's text quotes (17.6x, 18.8x)."""
 
     name: str
     rows: Sequence[PaperRow]
@@ -42,16 +43,16 @@ class _Table(NamedTuple):
 
 
 _TABLES = (_Table("Table 2", TABLE2, "IrepVGG-16"), _Table("Table 3", TABLE3, "IrepResNet-18"))
-# Of a dry run: one plain network of a table beside its reference.
+# Rows of a dry run: one plain network per table, besides the reference.
 _FEW = ("VGG",)
 
 
 def measure_latencies(
     device: str, out: Path, *, tf32: bool = False, compiled: bool = False
 ) -> tuple[str, Mapping[str, Any]]:
-    """Measure every row, eager and as a CUDA graph, or `compiled`; return a line and the medians and ratios.
+    """Measure every row, eager and as a CUDA graph, or `compiled`; return a summary line, medians and ratios.
 
-    Each row is a line in ``records.jsonl`` of `out`, with the raw samples, and printed as it comes.
+    Each row is printed, and appended to ``records.jsonl`` in `out` with its raw samples, as soon as it is measured.
     """
     folder, system = make_folder(out), system_block()
     figures: dict[str, Any] = {}
@@ -139,7 +140,7 @@ def _opened(row: PaperRow, device: str, tf32: bool, compiled: bool) -> Any:
 
 
 def _network(row: PaperRow) -> tuple[nn.Module, tuple[int, ...]]:
-    """Return the network as the paper's latency is of it; fused branches are the plain network's convolutions."""
+    """Return the network in the form that the paper timed; with fused branches it is the plain network."""
     net = Variant(row, FOLDED if row.family == REP else KEPT).build(0)
     shape = origin_of(net).input_shape
     assert shape is not None

@@ -1,6 +1,6 @@
 """The steps of `irepdeploy.bench.device_check` that are not suites: ``python -m irepdeploy.bench.device_steps NAME``.
 
-Each prints its finding as the last line of its output (`irepdeploy.board.steps`).
+Each step prints its finding as the last line of its output (`irepdeploy.board.steps`).
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ __all__ = ["STEPS", "main"]
 
 _SHAPE = (1, 16, 16)
 _REPLAYS = 200
-# Engines that this process has built.
+# Engines built by this process.
 _BUILT: set[Path] = set()
 _ALLOWED_CLOCK = 0.05
-# The first is judged. The device's time of a single call begins before the host has launched it, some microseconds that
-# many replays hide and that batch 1 shows.
+# The first batch size is judged. The device time of a single call starts before the host has launched it. These few
+# microseconds vanish in many replays but show at batch 1.
 _CLOCK_BATCHES = (64, 1)
-# Ampere's and Hopper's TF32 has 10 bits: its error is about 1e-3, that of float32 about 1e-6.
+# TF32 has 10 bits on Ampere and Hopper: its error is about 1e-3, that of float32 about 1e-6.
 _TF32_ERROR, _FP32_ERROR = 1e-4, 1e-5
 
 Found = tuple[str, Mapping[str, Any]]
 
 
 class Request(NamedTuple):
-    """What a step gets: the device, and the folder for what it keeps."""
+    """Arguments of a step: the device, and the folder for its files."""
 
     device: str
     out: Path
 
     def need_gpu(self) -> None:
-        """Raise MissingError unless it is about a GPU."""
+        """Raise MissingError unless the device is a GPU that torch can use."""
         if self.device != "cuda":
             raise MissingError("needs a GPU")
         if not torch.cuda.is_available():
@@ -90,7 +90,7 @@ def _specs() -> list[TensorSpec]:
 
 
 def _checked(runner: Runner, expected: Mapping[str, np.ndarray], feeds: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Run a runner in each way, compare its outputs, and return what it says of itself."""
+    """Run a runner in each of its modes, compare its outputs, and return its description."""
     with runner:
         verdict = compare_outputs(expected, runner.infer(feeds), TOLERANCES["float32"])
         if not verdict.ok:
@@ -98,7 +98,7 @@ def _checked(runner: Runner, expected: Mapping[str, np.ndarray], feeds: dict[str
         call = runner.bind(feeds)
         for _ in range(3):
             call()
-        # Other inputs in between must not change what the call was bound to, nor end it.
+        # Other inputs in between must neither change the bindings of the call nor invalidate it.
         runner.infer(feeds)
         call()
         described = runner.describe()
@@ -115,10 +115,10 @@ def _checked(runner: Runner, expected: Mapping[str, np.ndarray], feeds: dict[str
 def _all_checked(
     ways: Mapping[str, Callable[[], Runner]], expected: Mapping[str, np.ndarray], feeds: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Check every runner, whatever becomes of the others; return what each says, or why it is missing.
+    """Check every runner, even if others fail; return the description of each, or why it is missing.
 
     Raises:
-        CheckFailed: If some are wrong; it says which, and why.
+        CheckFailed: At least one runner is wrong; the message names each and the reason.
     """
     figures: dict[str, Any] = {}
     wrong = []
@@ -163,8 +163,8 @@ def _engine_runner(net: nn.Module, request: Request, flavour: str, **how: Any) -
     load_tensorrt(flavour)
     engine = request.out / f"check.{flavour}.engine"
     if engine not in _BUILT:
-        # One that lies there was built by an earlier check, maybe on another card. An engine of one batch size:
-        # TensorRT-RTX would run the first calls of others by fallback kernels.
+        # An existing engine was built by an earlier check, possibly on another card. Build for one batch size only:
+        # TensorRT-RTX would run the first calls of other sizes with fallback kernels.
         specs = [spec.with_batch(len(_feeds()["input"])) for spec in _specs()]
         build_engine(onnx_of(net, specs, ["logits"]), engine, flavour=flavour)
         _BUILT.add(engine)
@@ -204,7 +204,7 @@ def _tf32(request: Request) -> Found:
 
 
 def _clock(request: Request) -> Found:
-    """Compare the device's time of single calls with that of many replays between two events."""
+    """Compare the device time of single calls with that of many replays between two events."""
     request.need_gpu()
     torch.manual_seed(0)
     net = folded(randomize_statistics(build_plain("vgg16", num_classes=10), 0).eval())
@@ -231,7 +231,7 @@ def _clock(request: Request) -> Found:
 
 
 def _one_and_of_many(net: nn.Module, batch: int) -> tuple[float, float]:
-    """Return the device's time of a call by itself, and of one among many, in ns."""
+    """Return the device time of a single call, and per call of many, in ns."""
     images = np.random.default_rng(0).standard_normal((batch, 3, 32, 32)).astype("float32")
     with TorchGraphRunner(net, [TensorSpec("input", (batch, 3, 32, 32))], ["logits"]) as runner:
         call = runner.bind({"input": images})
@@ -255,7 +255,7 @@ def _one_and_of_many(net: nn.Module, batch: int) -> tuple[float, float]:
 
 
 def _rtx(request: Request) -> Found:
-    """Run TensorRT-RTX, as ONNX Runtime's plugin and by an engine of ours, where its wheels are carried."""
+    """Run TensorRT-RTX, as ONNX Runtime's plugin and with our own engine, if its wheels are available."""
     request.need_gpu()
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Inputs of the models of a run: seeded random ones, or given ones."""
+"""Inputs of the models of a run, either seeded random values or given ones."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Feeds:
     """The inputs of one inference.
 
     Attributes:
-        batch: Samples in it; 1 if no input has a batch.
-        source: Where the values come from.
+        batch: Number of samples; 1 if no input has a batch.
+        source: Origin of the values.
     """
 
     arrays: dict[str, np.ndarray]
@@ -43,19 +43,20 @@ class Feeds:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Shapes by name where there are several inputs, for the record."""
+        """Shapes by name if there are several inputs, for the record."""
         shapes = {name: list(array.shape) for name, array in self.arrays.items()}
         return {"input_shapes": shapes} if len(shapes) > 1 else {}
 
 
 def feeds_of(opened: OpenedSubject, request: BenchRequest, batch: int | None) -> Feeds:
-    """Return inputs, the same for all models that take the same shapes in the same order.
+    """Return inputs, which are the same for all models that take the same shapes in the same order.
 
-    Floats are standard normal, whole numbers within the limits that the model shows, unless the request gives inputs.
+    Unless the request gives inputs, floats are standard normal, and integers lie within the limits that the model
+    reveals.
     """
     where = opened.subject.target
     if not opened.runner.inputs:
-        raise ModelError("it has no input: its output is a constant", where=where, hint="omit it")
+        raise ModelError("the model has no input, so its output is constant", where=where, hint="omit it")
     signature, size = _signature(opened, request, batch)
     if request.inputs is not None:
         # The first group is random.

@@ -1,4 +1,4 @@
-"""Latency of models beside each other: one run, one input, interleaved."""
+"""Latency of several models in one run, on one input, with interleaved measurements."""
 
 from __future__ import annotations
 
@@ -35,15 +35,22 @@ def bench_models(
 ) -> list[Record]:
     """Measure all subjects interleaved, on one seeded random input.
 
-    On ONNX Runtime a checkpoint or network is written as ONNX in memory, as it stands. There is one record per subject
-    and batch size, in the order of `subjects`. `on_round` gets the share of the work that is done, from 0 to 1.
+    On ONNX Runtime, a checkpoint or network is converted to ONNX in memory, with its branches.
+
+    Args:
+        subjects: Models with their runners.
+        request: Settings of the measurement.
+        on_round: Function called with the share of the work done, from 0 to 1.
+
+    Returns:
+        One record per subject and batch size, in the order of `subjects`.
 
     Raises:
-        InputError: If a model is damaged, takes another input shape than the others or cannot take the batch size,
-            has dynamic dimensions that the request does not give, or returns values that are not finite.
-        MissingError: If something that a runner needs is not installed.
-        RunError: If an ONNX file takes longer than ``request.timeout_s`` to load and run once, or too much memory.
-        OutputError: If ``request.out`` cannot be written.
+        InputError: A model is damaged, takes another input shape than the others or cannot take the batch size, has
+            dynamic dimensions that the request does not give, or returns values that are not finite.
+        MissingError: Something that a runner needs is not installed.
+        RunError: An ONNX file takes longer than ``request.timeout_s`` to load and run once, or too much memory.
+        OutputError: ``request.out`` cannot be written.
     """
     check_keys(subjects)
     with contextlib.nullcontext() if request.out is None else output_folder(request.out) as folder:
@@ -64,7 +71,7 @@ def _records(
             start_onnx_process()
         opened = [_activated(opener.open(subject), opener, stack) for subject in subjects]
         fed_by_batch = _feeds(opened, request, batches)
-        # After the runners are up, so that the thread counts are those of the measurement.
+        # Read once the runners are active, so that the thread counts are those of the measurement.
         system = system_block()
         by_batch = []
         for index, feeds in enumerate(fed_by_batch):
@@ -81,9 +88,9 @@ def _activated(opened: OpenedSubject, opener: Opener, stack: contextlib.ExitStac
 
 
 def _try_out(opened: OpenedSubject, opener: Opener) -> None:
-    """Run an ONNX file once where it can be ended: nothing ends one that is measured, in this process."""
+    """Run an ONNX file once in a process that can be killed: a measurement in this process cannot be interrupted."""
     request = opener.request
-    # The largest batch too, for memory; of what is for a GPU, only whether it ends.
+    # Includes the largest batch, for its memory. For models that need a GPU, only termination is checked.
     on_cpu = opened.subject.runner == "ort-cpu"
     batches = request.batch_sizes if on_cpu else request.batch_sizes[:1]
     with time_limit(request.timeout_s), contextlib.ExitStack() as stack:
@@ -94,7 +101,7 @@ def _try_out(opened: OpenedSubject, opener: Opener) -> None:
                 try:
                     feeds = feeds_of(trial, request, batch)
                 except InputError:
-                    # `_feeds` raises it, once every --input-shape is known to name an input.
+                    # `_feeds` raises this after checking that every --input-shape names an input.
                     return
                 trial.runner.infer(feeds.arrays)
         except InputError:
@@ -134,7 +141,7 @@ def _measured(
         "system": {**system, "state": state},
         "system_after": machine_state(),
         "conditions": {**request.conditions, "interleaved_with": list(calls)},
-        # The program's name alone: its folder says nothing about the measurement.
+        # Only the program's name: its folder is irrelevant to the measurement.
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "created": created,
         "protocol_version": PROTOCOL_VERSION,
@@ -169,7 +176,7 @@ def _own_fields(
 
 
 def _may_spin(subjects: Sequence[Subject], threads: int) -> bool:
-    """Return whether idle threads of ONNX Runtime may spin: not where they would take the cores from torch's.
+    """Return whether idle threads of ONNX Runtime may spin, i.e. unless they would take cores from torch's threads.
 
     Measured with 2 threads on 2 cores: spinning raised torch's p90 from 0.3 ms to 3-9 ms.
     """
@@ -177,12 +184,12 @@ def _may_spin(subjects: Sequence[Subject], threads: int) -> bool:
     if threads == 1 or not {"torch", "ort"} <= backends:
         return True
     log(
-        f"torch and ONNX Runtime beside each other on {threads} threads: ONNX Runtime's idle threads do not spin "
-        "(recorded), which makes it slower; measure each in a run of its own to see its best"
+        f"torch and ONNX Runtime in one run on {threads} threads: ONNX Runtime's idle threads do not spin (recorded), "
+        "which makes it slower; measure each in a separate run to see its best"
     )
     return False
 
 
 def _share(on_round: Callable[[float], None] | None, done: int, batches: int) -> Callable[[float], None] | None:
-    """Return a callback that reports the share of all batch sizes together."""
+    """Return a callback that reports the share done over all batch sizes."""
     return None if on_round is None else lambda share: on_round((done + share) / batches)

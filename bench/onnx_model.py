@@ -1,4 +1,4 @@
-"""Write a network as ONNX in memory as it is, with its branches."""
+"""Convert a network to ONNX in memory without fusing its branches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["onnx_of"]
 
 
 def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> bytes:
-    """Return the network in eval mode as ONNX, not fused; a first size of None is a dynamic batch."""
+    """Return the network in eval mode as ONNX, not fused; a first dimension of None is a dynamic batch."""
     for spec in inputs:
         check_memory(4 * math.prod(size or 1 for size in spec.shape), f"the input {spec}")
     if any(isinstance(module, RepBlock) for module in net.modules()):
@@ -29,7 +29,7 @@ def onnx_of(net: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]
 
 
 class _Sum(nn.Module):
-    """A RepBlock in eval mode, for measuring; `write_onnx` refuses the block itself, which should not be deployed."""
+    """A RepBlock in eval mode, for measurements; `write_onnx` rejects RepBlocks, since they should not be deployed."""
 
     def __init__(self, block: RepBlock) -> None:
         super().__init__()

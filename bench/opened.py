@@ -50,7 +50,7 @@ class OpenedSubject:
     """A subject with its runner, the source of its weights, and facts found while opening it.
 
     Attributes:
-        limits: Smallest and largest value of inputs of whole numbers, where the model shows them.
+        limits: Smallest and largest value of integer inputs, if the model reveals them.
     """
 
     subject: Subject
@@ -63,14 +63,14 @@ class OpenedSubject:
 
 @dataclass
 class Opener:
-    """Open the subjects of one run; a network that several of them share is built once."""
+    """Opens the subjects of one run; a network shared by several subjects is built once."""
 
     request: BenchRequest
     spinning: bool = True
     _nets: dict[tuple[str, str], nn.Module] = field(default_factory=dict, init=False, repr=False)
 
     def open(self, subject: Subject) -> OpenedSubject:
-        """Load the model and make its runner, not yet active."""
+        """Load the model and make its runner, without activating it."""
         if subject.kind == ENGINE:
             return self._engine(subject)
         if subject.kind == ONNX:
@@ -93,7 +93,7 @@ class Opener:
         return OpenedSubject(subject, runner, source, digest, facts, limits)
 
     def trial(self, subject: Subject) -> OnnxProcessRunner:
-        """Return a runner of an ONNX file on the CPU, in a process that can be ended."""
+        """Return a runner of an ONNX file on the CPU, in a process that can be killed."""
         return OnnxProcessRunner(subject.target, threads=self.request.threads, spinning=False)
 
     def _of_net(self, subject: Subject, net: nn.Module, specs: Sequence[TensorSpec], names: Sequence[str]) -> Runner:
@@ -153,7 +153,7 @@ _PRECISIONS = {"float16": "fp16", "float32": "fp32", "float64": "fp64"}
 def _checkpoint(path: str, factory: Callable[[], nn.Module] | None) -> nn.Module:
     from irepdeploy.network.checkpoint import is_foreign, load
 
-    # Networks of the registry may be among foreign ones: the factory is for the latter alone.
+    # The factory is only for foreign networks, which may be mixed with networks of the registry.
     return load(path, model=factory if factory is not None and is_foreign(path) else None)
 
 
@@ -168,7 +168,7 @@ def _specs(subject: Subject, origin: Origin, dtype: str, request: BenchRequest) 
         return with_asked(stored, Declared.of_specs(asked))
     if not stored:
         raise InputError(
-            "it does not say what it takes",
+            "the network does not declare its inputs",
             where=subject.label if subject.kind == MODULE else subject.target,
             hint="add --input-shape [NAME:]1xCxHxW for each input, or save it with "
             "irepdeploy.save(net, path, input_shape=(3, 32, 32))",

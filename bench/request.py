@@ -1,4 +1,4 @@
-"""How a run measures its models."""
+"""Settings of a measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OFFLINE", "OFFLINE_BATCHES", "SINGLE_STREAM", "BenchRequest"]
 
-# The scenarios of MLPerf: one query after another, as from a camera, and all images at once, in batches.
+# Scenarios as in MLPerf: one query after another, as from a camera, or all images at once in batches.
 SINGLE_STREAM, OFFLINE = "single-stream", "offline"
 OFFLINE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -28,18 +28,18 @@ _WARMUP_S = (0.5, 5.0)
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """Say how all models of a run are measured.
+    """Settings with which all models of a run are measured.
 
     Attributes:
-        scenario: SINGLE_STREAM, or OFFLINE: one record per batch size.
-        batches: Batch sizes. Default: 1, or the model's own if that is fixed; for OFFLINE, `OFFLINE_BATCHES`.
+        scenario: SINGLE_STREAM, or OFFLINE with one record per batch size.
+        batches: Batch sizes. Default: 1, or the model's own if it is fixed; for OFFLINE, `OFFLINE_BATCHES`.
         shapes: Sizes of inputs with dynamic dimensions.
-        inputs: Inputs to measure on, in place of random ones: the first of a file or folder, or of arrays.
-        device: Device of the torch runners; the other runners have one of their own.
+        inputs: Inputs that replace random ones: the first of a file or folder, or of arrays.
+        device: Device of the torch runners; other runners have a fixed device.
         transfers: "excluded" or "included": whether a call copies inputs to the GPU and outputs back.
-        timeout_s: Seconds that an ONNX file may take to load and run once, before anything is measured.
-        factory: Builds the class of checkpoints that are not in the registry.
-        out: Folder whose ``records.jsonl`` the records are appended to, or None to write nothing.
+        timeout_s: Seconds that an ONNX file may take to load and run once before the measurement.
+        factory: Function that builds the network of checkpoints that are not in the registry.
+        out: Folder to whose ``records.jsonl`` records are appended. None writes nothing.
     """
 
     scenario: str = SINGLE_STREAM
@@ -82,19 +82,19 @@ class BenchRequest:
 
     @property
     def limits(self) -> dict[str, Any]:
-        """How long `irepdeploy.board.protocol.measure` shall measure and warm up."""
+        """Limits of measurement and warm-up, as arguments of `irepdeploy.board.protocol.measure`."""
         return {
             "min_samples": self.min_samples,
             "min_seconds": self.min_seconds,
             "max_samples": _MAX_SAMPLES,
-            # A short measurement is not worth a longer warm-up.
+            # A warm-up need not be longer than the measurement.
             "warmup_min_seconds": min(_WARMUP_S[0], self.min_seconds),
             "warmup_max_seconds": min(_WARMUP_S[1], self.min_seconds),
         }
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """Return the settings of the measurement, as its records have them."""
+        """Return the settings of the measurement as stored in its records."""
         return {
             "seed": self.seed,
             "order": "shuffled in every round",

@@ -1,4 +1,4 @@
-"""The suites that the installed stages offer: entry points of the group `irepdeploy.suites`."""
+"""Suites of the installed stages, found as entry points of the group `irepdeploy.suites`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _GROUP = "irepdeploy.suites"
 
 
 def run_suite(name: str, request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure a suite."""
+    """Run a suite and return its report.
+
+    Raises:
+        InputError: The suite does not exist.
+        MissingError: The device is not available.
+    """
     if request.device == "cuda" and not torch.cuda.is_available():
         raise MissingError("torch finds no CUDA device here", where="--device cuda", hint="irepdeploy doctor tells why")
     points = {point.name: point for point in entry_points(group=_GROUP)}

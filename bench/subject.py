@@ -48,7 +48,7 @@ RUNNERS: dict[str, tuple[str, ...]] = {
     "trt": (ENGINE,),
 }
 
-# The other runners have a device of their own.
+# Other runners have a fixed device.
 CHOOSES_DEVICE = ("torch", "torch-compile", "torch-graph")
 
 
@@ -58,11 +58,11 @@ class Subject:
 
     Attributes:
         kind: CHECKPOINT, ONNX, ENGINE, NETWORK or MODULE.
-        target: Path; for a NETWORK its name; for a MODULE its origin in words.
-        runner: Name in `RUNNERS` that takes this kind.
+        target: Path; for a NETWORK its name; for a MODULE a description of its origin.
+        runner: Name in `RUNNERS` of a runner that takes this kind.
         module: For a MODULE, a network in eval mode; it is neither moved nor changed.
         input_shape: For a MODULE without an `Origin`, the shape of one input without the batch.
-        facts: Known facts beside the latency (`Record.facts`).
+        facts: Known facts other than the latency (`Record.facts`).
     """
 
     label: str
@@ -91,7 +91,10 @@ class Subject:
 def find_subjects(models: Sequence[str | os.PathLike[str]], runners: Sequence[str] = ()) -> list[Subject]:
     """Turn ``[label=]path`` and ``[label=]name`` into subjects, each on every requested runner that can take it.
 
-    A label defaults to the file's stem or the network's name, or, if two models share that, to the text as typed.
+    The default label is the file's stem or the network's name or, if two models share it, the text as typed.
+
+    Raises:
+        InputError: A model does not exist, no runner can take it, or a label occurs twice.
     """
     if not models:
         raise InputError("nothing to measure", where="bench", hint="name a checkpoint, an ONNX file or a network")
@@ -141,7 +144,7 @@ _SUFFIXES = {".onnx": ONNX, ".engine": ENGINE, ".pt": CHECKPOINT}
 def _split(text: str) -> tuple[str | None, str, str]:
     """Return label, kind and target of a model as the user wrote it."""
     label, equals, target = text.partition("=")
-    # A path may hold an equals sign of its own.
+    # A path may contain an equals sign itself.
     if not equals or not label or os.path.exists(text):
         return None, *_kind(text)
     return label, *_kind(target)

@@ -13,7 +13,7 @@ from irepdeploy.runs.record import Record
 __all__ = ["BATCH_COLUMNS", "COLUMNS", "BatchRow", "Row", "batch_cells", "cells", "optimum", "rows"]
 
 COLUMNS = ["model", "runner", "median ms", "p90 ms", "spread", "x reference"]
-# A spread above which a row is not to be relied on, even after a warm-up that settled.
+# Rows with a larger spread are unreliable, even if the warm-up settled.
 _WIDE = 0.25
 BATCH_COLUMNS = ["model", "runner", "best batch", "images/s", "ms per batch", "images/s by batch"]
 
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def images_per_second(self) -> float:
-        """Throughput by the median latency."""
+        """Throughput at the median latency."""
         return self.batch / self.summary.median_ms * 1000
 
     def to_json(self) -> dict[str, Any]:
@@ -53,14 +53,14 @@ class Row:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """A model on one runner over a sweep of batch sizes; `best` has the highest throughput."""
+    """A model on one runner over a sweep of batch sizes; `best` is the record with the highest throughput."""
 
     best: Row
     sweep: Sequence[Row]
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """Return one row per record in their order; the first of each batch size is the reference of its ratios."""
+    """Return one row per record, in order. Ratios are relative to the first record of the same batch size."""
     versions = sorted({record.protocol_version for record in records})
     if len(versions) > 1:
         raise InputError(
@@ -86,7 +86,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 
 def optimum(records: Sequence[Record]) -> list[BatchRow]:
-    """Return the sweep of each model on each runner, with the smallest batch size of the highest throughput."""
+    """Return the sweep of each model on each runner; `best` is the smallest batch size of highest throughput."""
     sweeps: dict[tuple[str, str], list[Row]] = {}
     for row in rows(records):
         sweeps.setdefault((row.model, row.runner), []).append(row)
@@ -96,7 +96,7 @@ def optimum(records: Sequence[Record]) -> list[BatchRow]:
 
 
 def cells(row: Row) -> list[object]:
-    """Return the row as text, under `COLUMNS`."""
+    """Return the row as text, in the order of `COLUMNS`."""
     numbers = row.summary
     return [
         row.model,
@@ -109,7 +109,7 @@ def cells(row: Row) -> list[object]:
 
 
 def batch_cells(row: BatchRow) -> list[object]:
-    """Return the row as text, under `BATCH_COLUMNS`."""
+    """Return the row as text, in the order of `BATCH_COLUMNS`."""
     best = row.best
     return [
         best.model,

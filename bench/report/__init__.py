@@ -1,1 +1,1 @@
-"""Report: the results of records as one self-contained page."""
+"""Report: all results as one self-contained HTML page."""

@@ -10,7 +10,7 @@ from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["CERTIFICATES", "Certified", "certified_of"]
 
-# Of an export that passed its checks, and of one that did not.
+# Certificates of an export that passed its checks, and of one that failed.
 CERTIFICATES = ("certificate.json", "certificate.failed.json")
 
 
@@ -25,7 +25,7 @@ class Certified:
 
     @property
     def source(self) -> str:
-        """The source of the export; the file's name alone, since the folder means nothing to readers of the page."""
+        """The source of the export, as a file name without its folder."""
         source = self.certificate.source
         return " ".join(filter(None, [str(source.get("net") or ""), Path(str(source.get("file") or "")).name]))
 
@@ -36,7 +36,7 @@ class Certified:
 
     @property
     def verdict(self) -> str:
-        """Whether every hop passed and the files are unchanged, in words."""
+        """Text that says whether every hop passed and the files are unchanged."""
         fault = self.certificate.failure or self.fault
         if self.certificate.ok and not fault:
             return "passed"
@@ -50,10 +50,10 @@ class Certified:
 
 
 def certified_of(path: Path, name: str) -> Certified:
-    """Read a certificate, and compare the files beside it with what it certifies.
+    """Read a certificate, and check the files next to it against it.
 
     Raises:
-        InputError: It is none, or damaged.
+        InputError: The file is not a certificate, or is damaged.
     """
     certificate = Certificate.load(path)
     fault = None

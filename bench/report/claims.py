@@ -12,12 +12,12 @@ from .tables import Table
 
 __all__ = ["Span", "claims_of", "order_claim"]
 
-# The least and largest latency that a measurement allows, in any unit that all share.
+# Smallest and largest latency within the noise of a measurement, in a common unit.
 Span = tuple[float, float]
 
 
 def claims_of(table: Table) -> list[str]:
-    """Return what a table says in words; nothing if it has a single model or sweeps over batch sizes."""
+    """Return the results of a table as sentences; empty if it has a single model or sweeps over batch sizes."""
     rows = [row for row in table.rows if row.measured]
     if len({row.model for row in rows}) < 2 or table.offline:
         return []
@@ -34,9 +34,9 @@ def claims_of(table: Table) -> list[str]:
 
 
 def order_claim(ours: Sequence[tuple[Span, Span]], one: str, other: str) -> str:
-    """Return in how many pairs of models two lists of latencies agree about which is faster, or "" if all are ties.
+    """Return for how many pairs of models two lists of latencies agree on the faster one, or "" if all are ties.
 
-    A latency is an interval, of no width if its noise is not known; two that overlap are a tie.
+    A latency is an interval, which has no width if its noise is unknown; overlapping intervals are a tie.
     """
     same = opposite = 0
     for (a, b), (c, d) in itertools.combinations(ours, 2):

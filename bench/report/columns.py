@@ -1,4 +1,4 @@
-"""Columns of a table, the same on the page, in Markdown and in the README."""
+"""Columns of a table, shared by the page, Markdown and the README."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Column:
     Attributes:
         key: Name in selections.
         hint: Explanation of the heading, or "".
-        values: Sort key of each row; None is last.
-        text: Whether the column holds words, which are aligned left.
+        values: Sort key of each row; None sorts last.
+        text: Whether the column holds words, which are left-aligned.
     """
 
     key: str
@@ -119,7 +119,7 @@ def _times(key: str, head: str, values: Sequence[float | None], hint: str = "") 
 
 
 def _graphs(table: Table) -> list[str]:
-    """Return a number for each graph that occurs in several rows."""
+    """Return a number for each row whose graph occurs in several rows, else ""."""
     numbers: dict[int, int] = {}
     for row in table.rows:
         if not row.measured:

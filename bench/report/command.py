@@ -19,7 +19,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="DIR",
-            help="Folders of runs, exports, measurements and detections; all below them is read too. Or single files.",
+            help="Folders of runs, exports, measurements and detections, which are read recursively, or single files.",
         ),
     ],
     out: Annotated[
@@ -27,7 +27,7 @@ def report(
         typer.Option(
             "--out",
             "-o",
-            help="The page, NAME.html, or a folder for report.html. Default: the first DIR's report.html.",
+            help="Page to write, NAME.html, or a folder for report.html. Default: report.html in the first DIR.",
         ),
     ] = None,
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "Report",
@@ -35,7 +35,7 @@ def report(
     watch: Annotated[
         bool,
         typer.Option(
-            "--watch", help="Follow runs: serve a page that reloads itself, only on this machine, until Ctrl-C."
+            "--watch", help="Follow runs: serve a page that reloads itself, on this machine only, until Ctrl-C."
         ),
     ] = False,
     port: Annotated[
@@ -43,7 +43,7 @@ def report(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write what runs, exports and measurements say as one self-contained page, with CSV and Markdown beside it.
+    """Summarise runs, exports and measurements on one self-contained page, with CSV and Markdown next to it.
 
     Examples: irepdeploy report runs results --open; irepdeploy report runs/search --watch --open
     """
@@ -71,7 +71,7 @@ def _watch(folders: list[Path], title: str, port: int, *, show: bool) -> None:
     from .watch import Watched, server_of
 
     watched = Watched(folders, title)
-    # A folder that does not exist is told now, not in the browser.
+    # Report a missing folder now, not in the browser.
     _ = watched.state
     with server_of(watched, port) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
@@ -81,7 +81,7 @@ def _watch(folders: list[Path], title: str, port: int, *, show: bool) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt as error:
-            # SIGTERM and SIGHUP are derived from it, and have exit codes of their own.
+            # SIGTERM and SIGHUP raise subclasses of it, which have their own exit codes.
             if type(error) is not KeyboardInterrupt:
                 raise
             log("stopped")

@@ -30,15 +30,15 @@ from .with_scores import with_scores
 
 __all__ = ["Content", "content_of"]
 
-# A picture of a run's weights takes seconds.
+# Limited, since a picture of a run's weights takes seconds.
 _MOST_PICTURED = 8
 
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that a report says. `lede` is one sentence on what it contains.
+    """Content of a report. `lede` summarises it in one sentence.
 
-    `sections` come before the tables of latency, `later` behind them.
+    `sections` come before the latency tables, `later` after them.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Content:
 
 
 def content_of(places: Sequence[str | os.PathLike[str]], title: str = "Report", *, pictures: bool = True) -> Content:
-    """Read folders and files and return the content of their report, with or without `pictures` by matplotlib."""
+    """Read folders and files and return the content of their report; `pictures` adds pictures by matplotlib."""
     found = gather(places)
     tables = tables_of(with_scores(found))
     others, left = plain_tables(found.others)

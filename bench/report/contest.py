@@ -1,4 +1,4 @@
-"""Contests: strategies, presets or arms that were run with the same seeds, and their differences from the first."""
+"""Contests: strategies, presets or arms run with the same seeds, and their differences from the first one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .gap import Gap
 __all__ = ["COMPARISON", "Arm", "Contest", "contest_of", "contests_of_cells"]
 
 COMPARISON = "compare.json"
-# The arm that others are compared with, if a protocol has it.
+# Reference arm, if a protocol has it.
 _BASE = "plain"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One of those that are compared: its scores by seed, in [0, 1] where the metric is one of shares.
+    """One of the alternatives in a contest, with its scores by seed, in [0, 1] if the metric is a share.
 
     Args:
         cost: Mean training time in seconds, if it was recorded.
@@ -39,11 +39,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contest:
-    """Arms that ran with the same seeds; differences are from the first.
+    """Arms that were run with the same seeds; differences are relative to the first one.
 
     Args:
-        figure: What the scores are, such as "test accuracy, fused".
-        curves: By arm, what the search had found after how many candidates.
+        figure: Description of the scores, such as "test accuracy, fused".
+        curves: Best score so far by number of candidates, for each arm.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Contest:
 
     @property
     def base(self) -> Arm:
-        """The arm that others are compared with."""
+        """The reference arm."""
         return self.arms[0]
 
     @cached_property
@@ -77,7 +77,7 @@ class Contest:
         return found
 
     def spread(self, arm: Arm) -> Spread:
-        """Return mean and standard deviation of an arm in the metric's unit."""
+        """Return the mean and standard deviation of an arm in the metric's unit."""
         return Spread.of([self.metric.scale * score for score in arm.scores.values()])
 
 
@@ -85,7 +85,7 @@ def contest_of(path: Path, label: str) -> Contest:
     """Read the compare.json of `search compare` or `train compare`.
 
     Raises:
-        InputError: It is neither.
+        InputError: The file belongs to neither of them.
     """
     if b'"strategies"' in read_bytes(path, "comparison", JOURNAL):
         return _of_searches(SearchComparison.read(path), label)
@@ -93,7 +93,7 @@ def contest_of(path: Path, label: str) -> Contest:
 
 
 def contests_of_cells(cells: Mapping[str, ReproducedCell]) -> Iterator[Contest]:
-    """Return a contest for each network and condition of a reproduction that has two arms with scores."""
+    """Yield a contest for each network and condition of a reproduction with at least two arms that have scores."""
     groups: dict[tuple[str, str, str], dict[str, list[ReproducedCell]]] = {}
     for cell in cells.values():
         if cell.stage == "final" and cell.result.test_accuracy is not None:

@@ -1,4 +1,4 @@
-"""The device of a record in words, and its system block as rows."""
+"""Description of the device of a record, and its system block as rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from irepdeploy.runs.record import Record
 __all__ = ["device_of", "system_facts"]
 
 _GIB = 1 << 30
-# If every record has its own value, the first few are enough.
+# If records have many different values, only the first few are shown.
 _SHOWN = 4
 
 
 def device_of(record: Record) -> str:
-    """Return the processor that ran the network and what determines its speed, from the system block."""
+    """Return the processor that ran the network and the settings that determine its speed, from the system block."""
     system, runner = record.system, record.runner
     place = f"{runner.get('device', '')} {runner.get('provider', '')} {runner.get('runner', '')}".lower()
     on_gpu = any(word in place for word in ("cuda", "gpu", "trt", "tensorrt"))
@@ -31,7 +31,7 @@ def device_of(record: Record) -> str:
 
 
 def system_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """Return the entries of the system blocks as (key, value); if records differ, with every value."""
+    """Return the entries of the system blocks as (key, value); where records differ, all values are listed."""
     values: dict[str, list[str]] = {}
     for record in records:
         for key, value in [*_flat(record.system), *_flat(record.system_after, "after: ")]:

@@ -1,4 +1,4 @@
-"""Comparison of devices by the models that several of them have measured."""
+"""Comparison of devices on the models measured on several of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Comparison:
 
     Attributes:
         title: Suite, scenario, runner, precision and input.
-        columns: Device of each column, with whatever else distinguishes it.
-        rows: (model, median ms by column, ratio to the first column by column); None where it was not measured.
-        claims: The results in words.
+        columns: Device of each column, with further distinguishing conditions.
+        rows: (model, median ms by column, ratio to the first column by column); None where not measured.
+        claims: The results as sentences.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Comparison:
 
 
 def comparisons_of(tables: Sequence[Table]) -> list[Comparison]:
-    """Compare devices for every suite, scenario, runner, precision and input that they share, by protocol version."""
+    """Compare devices for each protocol version, suite, scenario, runner, precision and input that they share."""
     groups: dict[tuple[object, ...], list[Table]] = {}
     for table in tables:
         key = table.protocol, table.suite, table.scenario, table.runner, table.precision, table.shape

@@ -13,13 +13,13 @@ from irepdeploy.errors import IrepdeployError
 
 __all__ = ["Figure", "figures"]
 
-# A folder with one of these may have something to draw.
+# A folder with one of these files may contain something to draw.
 _DRAWN = ("journal.jsonl",)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with a title. `text` describes it for readers who cannot see it; `svg` is one element."""
+    """A picture with a title. `text` is the alternative text; `svg` is an SVG element."""
 
     title: str
     text: str
@@ -27,14 +27,14 @@ class Figure:
 
     @property
     def base64(self) -> str:
-        """The picture for a data address."""
+        """The picture, encoded for a data URL."""
         return b64encode(self.svg.encode()).decode()
 
 
 def figures(folders: Sequence[Path], note: Callable[[str], None] = log) -> list[Figure]:
     """Draw the weights and outputs of every search and training directly in `folders`.
 
-    Without matplotlib there are no pictures, and a run that cannot be drawn is omitted; both are noted.
+    Without matplotlib there are no pictures, and runs that cannot be drawn are omitted; both are reported as notes.
     """
     runs = [folder for folder in folders if any((folder / name).is_file() for name in _DRAWN)]
     if not runs:
@@ -52,6 +52,6 @@ def figures(folders: Sequence[Path], note: Callable[[str], None] = log) -> list[
         except IrepdeployError as error:
             note(f"no picture of a run: {error.line}")
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # Only a part of a journal was checked when it was read.
+            # Reading a journal checks only part of it.
             note(f"no picture of a run: {folder}: damaged ({type(error).__name__})")
     return found

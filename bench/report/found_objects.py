@@ -1,4 +1,4 @@
-"""What `irepdeploy detect` found in images: results in COCO's format, and the pictures beside them."""
+"""Results of `irepdeploy detect`: detections in COCO's format, and the pictures next to them."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class FoundObjects:
     """Detections of a set of images.
 
     Attributes:
-        images: Number of images in which something was found.
+        images: Number of images with at least one detection.
         scores: Score of each detection.
-        categories: Number of detections by category, most first.
+        categories: Number of detections by category, in descending order.
         pictures: PNG files of the first images, by name.
     """
 
@@ -53,7 +53,7 @@ class FoundObjects:
     pictures: tuple[tuple[str, bytes], ...]
 
     def above(self, score: float) -> int:
-        """Return how many detections score at least so much."""
+        """Return the number of detections with at least this score."""
         return sum(each >= score for each in self.scores)
 
 
@@ -61,7 +61,7 @@ def found_objects(path: Path, label: str) -> FoundObjects:
     """Read a detections.json.
 
     Raises:
-        InputError: It is none.
+        InputError: The file does not contain detections.
     """
     try:
         value = parse_json(read_bytes(path, "file of detections", JOURNAL))
@@ -89,7 +89,7 @@ def _pictures(folder: Path, entries: Sequence[_Entry]) -> list[tuple[str, bytes]
         place = folder / f"{name}.png"
         if len(found) == _MOST_PICTURES:
             break
-        # The name is of a file: only one that lies right here is shown.
+        # The name comes from a file, so only pictures in this very folder are shown.
         if place.parent == folder and place.is_file() and place.stat().st_size <= _LARGEST_PICTURE:
             content = read_bytes(place, "picture", _LARGEST_PICTURE)
             found += [(place.name, content)] if content.startswith(_PNG) else []

@@ -1,4 +1,4 @@
-"""Difference of two figures with its interval, and whether it is more than noise."""
+"""Difference of two figures with its interval, and whether it exceeds noise."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["Gap", "tied"]
 
 @dataclass(frozen=True)
 class Gap:
-    """A difference with its 95 % interval, which is None where a single value tells no noise.
+    """A difference with its 95 % interval, which is None if a single value gives no estimate of noise.
 
     Args:
-        unit: Behind the figures: " points", or "".
-        alone: It excludes 0, but not at the level that allows for all comparisons of its table.
+        unit: Suffix of the figures: " points", or "".
+        alone: Whether the interval excludes 0, but not at the level corrected for all comparisons of the table.
     """
 
     value: float
@@ -29,7 +29,7 @@ class Gap:
     def between(
         cls, one: float, ends: tuple[float, float] | None, base: float, base_ends: tuple[float, float] | None, unit: str
     ) -> Gap:
-        """Return `one` minus `base`, two independent figures with intervals: halves add up as squares."""
+        """Return `one` minus `base`, two independent figures; half-widths of their intervals add in quadrature."""
         if ends is None or base_ends is None:
             return cls(one - base, unit=unit)
         down = math.hypot(one - ends[0], base_ends[1] - base)
@@ -38,7 +38,7 @@ class Gap:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval to judge by."""
+        """Whether there is an interval."""
         return self.low is not None and self.high is not None
 
     @property
@@ -68,7 +68,7 @@ class Gap:
 
 
 def tied(found: Ratio | None) -> bool:
-    """Return whether the interval of a ratio contains 1; a figure ties with itself."""
+    """Return whether the interval of a ratio contains 1; a figure always ties with itself."""
     if found is None:
         return True
     return found.low is not None and found.high is not None and found.low <= 1 <= found.high

@@ -1,4 +1,4 @@
-"""Find what a report is about: runs, comparisons, certificates, detections, measurements."""
+"""Find the material of a report: runs, comparisons, certificates, detections and measurements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .run import Run, labels_of, read_run
 __all__ = ["Gathered", "gather", "source_files"]
 
 _T = TypeVar("_T")
-# What is read in folders, beside every file of JSON lines.
+# Files that are read in folders, besides all JSON-lines files.
 _READ = (*CERTIFICATES, COMPARISON, DETECTIONS)
 _HINT = "`irepdeploy search`, `train`, `export` and `bench` leave what is reported"
 
@@ -33,12 +33,12 @@ class Gathered:
     """The material of a report.
 
     Attributes:
-        records: Measurements of latency in the order found, each once.
+        records: Latency measurements in the order found, without duplicates.
         others: Lines of suites and benchmarks that do not measure latency.
-        runs: Searches and trainings, except those that a comparison has made.
-        contests: Comparisons of strategies or presets, also those of a reproduction.
-        folders: Every folder that was given or walked through.
-        notes: Omitted lines and files, and why; shown on the page.
+        runs: Searches and trainings, except those of comparisons.
+        contests: Comparisons of strategies or presets, including those of a reproduction.
+        folders: All folders that were given or visited.
+        notes: Omitted lines and files with the reason, shown on the page.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -65,8 +65,8 @@ class Gathered:
 def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
     """Read files, and folders recursively.
 
-    A bad line is omitted with a note, and so is a file in which nothing can be read, or a run that is damaged; if it
-    was named itself, it is an error.
+    Unreadable lines, unreadable files and damaged runs are omitted with a note; if the user named one explicitly, it is
+    an error.
 
     Raises:
         InputError: A place does not exist, or there is nothing to report.
@@ -97,7 +97,7 @@ def gather(places: Sequence[str | os.PathLike[str]]) -> Gathered:
 
 
 def source_files(places: Sequence[str | os.PathLike[str]], found: Gathered) -> dict[Path, bool]:
-    """Return the files that a report reads, each once, and whether it was named itself.
+    """Return the files that a report reads, without duplicates, and whether the user named each explicitly.
 
     Raises:
         InputError: A place does not exist.
@@ -158,7 +158,7 @@ def _named_measurements(path: Path, note: Callable[[str], object]) -> list[Any]:
 
 
 def _tried(found: Gathered, named: bool, read: Callable[..., _T], *arguments: Any) -> list[_T]:
-    """Return what is read, or nothing with a note on the fault; of what the user named, the fault is an error."""
+    """Return what was read, or nothing with a note on the fault; raise the fault for files that the user named."""
     try:
         return [read(*arguments)]
     except IrepdeployError as error:

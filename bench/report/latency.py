@@ -1,4 +1,4 @@
-"""One table of latencies on the page: rows, claims, charts, conditions."""
+"""A latency table on the page: rows, claims, charts and conditions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GRAPH = "graph: rows of one number are one and the same graph, and were measure
 
 
 def latency_section(table: Table) -> dict[str, Any]:
-    """Return a table with everything below it, for the template."""
+    """Return a table and everything below it as values of the template."""
     rows = table.rows
     sources = sorted({row.top1_source for row in rows if row.top1 is not None} - {""})
     marks = {_UNSTEADY: "steady", _UNPAIRED: "paired", _GRAPH: "measured"}
@@ -41,7 +41,7 @@ def latency_section(table: Table) -> dict[str, Any]:
 
 
 def accuracy_chart(rows: Sequence[Row], title: str) -> Markup | None:
-    """Draw accuracy against median latency, the Pareto front joined.
+    """Draw accuracy against median latency, with the Pareto front connected.
 
     Returns:
         One SVG element, or None if fewer than two models have a known accuracy.

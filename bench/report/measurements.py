@@ -1,4 +1,4 @@
-"""Lines of a file of JSON lines that a report shows: records, cells of a reproduction, lines of other suites."""
+"""Lines of JSON-lines files that a report shows: records, cells of a reproduction, and lines of other suites."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Measurement = Record | ReproducedRecord | dict[str, Any]
 
 
 def measurements_in(path: Path, note: Callable[[str], object]) -> list[Measurement]:
-    """Return the measurements in a file; bad lines are noted and omitted, lines of another kind are omitted.
+    """Return the measurements in a file. Lines of other kinds are skipped; unreadable lines are skipped with a note.
 
     Raises:
-        InputError: The file cannot be read, or none of its lines.
+        InputError: The file, or each of its lines, cannot be read.
     """
     lines = read_lines(path, _measurement_of, "file of records", "record", note=note)
     return [each for each in lines.values.values() if each is not None]
 
 
 def digest_of(measurement: Measurement) -> str:
-    """Return what identifies a measurement: a copy of a file, or a record merged into another one, has the same."""
+    """Return a digest that identifies a measurement, also in a copy of its file or merged into another file."""
     if isinstance(measurement, ReproducedRecord):
         return sha256(canonical_json(measurement.model_dump(mode="json")))
     return sha256(canonical_json(asdict(measurement) if isinstance(measurement, Record) else measurement))

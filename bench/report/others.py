@@ -1,4 +1,4 @@
-"""Lines of suites and benchmarks that measure no latency of a model, as plain tables."""
+"""Lines of suites and benchmarks that do not measure the latency of a model, as plain tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .columns import digits, when
 __all__ = ["PlainTable", "plain_tables"]
 
 _MOST_NS = 10**18
-# Of every line, and no figure of any.
+# Keys that every line has and that are not figures.
 _ALIKE = {"suite", "benchmark", "created", "protocol_version", "system", "scale", "note", "what"}
 _MOST_COLUMNS = 12
 
@@ -24,7 +24,8 @@ class PlainTable:
     """A table whose cells are text.
 
     Args:
-        where: When and on what it was measured. `conditions`: everything else that its line says of it.
+        where: Time and device of the measurement.
+        conditions: All other entries of its line.
     """
 
     title: str
@@ -43,7 +44,7 @@ class PlainTable:
 
 
 def plain_tables(lines: Sequence[Mapping[str, Any]]) -> tuple[list[PlainTable], list[str]]:
-    """Tables of the lines that have samples or figures, and the titles of the others."""
+    """Return tables of the lines that have samples or figures, and the titles of the other lines."""
     found: list[PlainTable] = []
     figures: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     left = []
@@ -77,7 +78,7 @@ def _where(line: Mapping[str, Any]) -> str:
 
 
 def _samples(value: object, name: str) -> Iterator[tuple[str, list[int]]]:
-    """Every list of times below `value`, under the names that lead to it."""
+    """Yield every list of times below `value`, with the names that lead to it."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _samples(inner, f"{name}, {key}" if name else str(key))

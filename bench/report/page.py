@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs no network and runs no script but its own."""
+"""The page: one HTML file that loads nothing and runs only its own script."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def page(content: Content, path: Path, *, state: str = "") -> str:
     """Return the whole page.
 
     Args:
-        content: What it says.
-        path: Where it will lie; links to certificates lead on from there.
-        state: Identifies the data that it was made from, for a page that is served and reloads itself; "": a file.
+        content: Content of the page.
+        path: Path of the page; links to certificates are relative to it.
+        state: Identifier of the underlying data, for a served page that reloads itself; "" for a file.
     """
     script, style = asset("report.js"), asset("report.css")
     certificates = {
@@ -41,7 +41,7 @@ def page(content: Content, path: Path, *, state: str = "") -> str:
     return render(
         "report.html",
         content=content,
-        # Nothing is loaded from anywhere, and a script that a file smuggled in has another digest.
+        # Nothing is loaded from elsewhere, and a script injected by a file would have another digest.
         policy=f"default-src 'none'; img-src data:; script-src {_digest(script)}; style-src {_digest(style)}"
         + ("; connect-src 'self'" if state else ""),
         state=state,
@@ -62,7 +62,7 @@ def page(content: Content, path: Path, *, state: str = "") -> str:
 
 
 def _links(content: Content) -> list[tuple[str, str]]:
-    """Return the sections that there are, in their order, as (id, title)."""
+    """Return the sections of the page in order, as (id, title)."""
     exports = [("certificates", "Exports")] if content.certificates else []
     tables = [("tables", "Latency")] if content.tables else []
     pictures = [("pictures", "Pictures")] if content.figures else []
@@ -79,9 +79,9 @@ def _digest(text: str) -> str:
 
 
 def _href(target: Path, page: Path) -> str:
-    """Return a relative address of a file from the page's place."""
+    """Return the address of a file relative to the page."""
     relative = os.path.relpath(target, page.parent).replace(os.sep, "/")
-    # A folder may be named like a scheme: quoted, its colon makes none.
+    # A folder may be named like a URL scheme; quoting its colon avoids that.
     return quote(os.fsencode(relative), safe="/")
 
 

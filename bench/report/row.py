@@ -42,12 +42,12 @@ class Row:
 
     @cached_property
     def summary(self) -> Summary:
-        """Statistics by the host's clock."""
+        """Statistics of times measured by the host."""
         return summary(self.record.samples_ns)
 
     @cached_property
     def device_summary(self) -> Summary | None:
-        """Statistics by the device's own clock, if it has one."""
+        """Statistics of times measured by the device, if available."""
         return summary(self.record.device_samples_ns) if self.record.device_samples_ns else None
 
     @property
@@ -62,12 +62,12 @@ class Row:
 
     @property
     def is_tie(self) -> bool:
-        """Whether it cannot be told from the reference; in the reference's own row it is False."""
+        """Whether the row ties with the reference; False in the reference's own row."""
         return self.ratio is not None and tied(self.ratio)
 
     @property
     def span(self) -> tuple[float, float]:
-        """The median in ms with the interval of the ratio to the reference; of the reference itself, its median."""
+        """Interval of the median in ms, from the ratio to the reference; for the reference itself, just its median."""
         median, found = self.summary.median_ms, self.ratio
         if found is None or found.low is None or found.high is None:
             return median, median
@@ -75,14 +75,14 @@ class Row:
 
     @property
     def paper_ratio(self) -> float | None:
-        """The same ratio by the paper's latencies."""
+        """The same ratio from the paper's latencies."""
         if self.paper_ms is None or not self.reference_paper_ms:
             return None
         return self.paper_ms / self.reference_paper_ms
 
     @property
     def full_name(self) -> str:
-        """The model with its batch, if that is not 1, and whether it was unsteady, for tooltips."""
+        """The model with its batch size, if that is not 1, and whether it was unsteady, for tooltips."""
         batch = f", batch {self.record.batch}" if self.record.batch > 1 else ""
         return f"{short(self.model, 80)}{batch}{'' if self.steady else ' (unsteady)'}"
 
@@ -103,7 +103,7 @@ class Row:
 
     @property
     def images_per_second(self) -> float:
-        """Throughput by the median latency."""
+        """Throughput at the median latency."""
         return self.record.batch * 1e3 / self.summary.median_ms
 
     def fact(self, name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A search or a training as its folder tells it, finished or not."""
+"""A search or a training as read from its folder, finished or not."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Run:
     """A search or a training.
 
     Attributes:
-        label: Its name on the page, unique there.
-        result: Its figures, once it has finished.
-        held: Whether it is running.
+        label: Name of the run, unique on the page.
+        result: Figures of the run, once it has finished.
+        held: Whether the run is in progress.
     """
 
     folder: Path
@@ -40,39 +40,39 @@ class Run:
 
     @property
     def is_search(self) -> bool:
-        """Whether it is a search; otherwise it is a training or a fine-tuning."""
+        """Whether the run is a search; otherwise it is a training or a fine-tuning."""
         return isinstance(self.start, SearchStart)
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
+        """Kind of the run as text."""
         if self.is_search:
             return f"search ({self._recipe('search', 'strategy')})"
         return "training"
 
     @property
     def metric(self) -> MetricFacts:
-        """The metric of its scores."""
+        """Metric of the scores."""
         return self.start.by
 
     @property
     def data(self) -> str:
-        """The data set."""
+        """Name of the data set."""
         return self._recipe("data", "name") or self._recipe("data", "factory")
 
     @property
     def network(self) -> str:
-        """The network."""
+        """Name of the network."""
         return self._recipe("net", "name") or self._recipe("net", "factory")
 
     @property
     def finished(self) -> bool:
-        """Whether its result is there."""
+        """Whether there is a result."""
         return self.result is not None
 
     @property
     def state(self) -> str:
-        """How far it got, in words."""
+        """Progress of the run as text."""
         if self.finished:
             return "finished"
         state = "running" if self.held else "stopped"
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def score(self) -> float | None:
-        """The score that it is judged by: on the test set, else the best one on the search-validation set."""
+        """Score on the test set if there is one, else the best one on the search-validation set."""
         if isinstance(self.result, TrainingResult) and self.result.test_accuracy is not None:
             return self.result.test_accuracy
         if self.result is not None:
@@ -103,23 +103,23 @@ class Run:
 
     @property
     def tested(self) -> bool:
-        """Whether `score` is of the test set."""
+        """Whether `score` is from the test set."""
         return isinstance(self.result, TrainingResult) and self.result.test_accuracy is not None
 
     def is_like(self, other: Run) -> bool:
-        """Return whether its score is of the same data, set and metric as that of another run."""
+        """Return whether the score is from the same data, set and metric as that of another run."""
         return (self.data, self.metric, self.tested) == (other.data, other.metric, other.tested)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of `score` by the sampling of its set, if it is known."""
+        """The 95 % interval of `score` from the sampling of its set, if known."""
         sets: Mapping[str, ScoreSet] = self.result.sets if isinstance(self.result, TrainingResult) else {}
         found = sets.get("test" if self.tested else "val")
         return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
     @property
     def seconds(self) -> float | None:
-        """The time that it took, if it has finished."""
+        """Duration of a finished run."""
         return None if self.result is None else self.result.seconds
 
     @cached_property
@@ -133,7 +133,7 @@ class Run:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """What a search has chosen, so far if it has not finished, or what is trained; None if it is not known."""
+        """Architecture chosen by a search (so far) or used by a training; None if unknown."""
         if (self.folder / "best.json").is_file():
             return Architecture.load(self.folder / "best.json")
         if self.history is not None and self.evolutions[-1].population:
@@ -147,10 +147,10 @@ class Run:
 
 
 def read_run(folder: Path, label: str, note: Callable[[str], object]) -> Run | None:
-    """Read the run in a folder; None if nothing has happened in it yet.
+    """Read the run in a folder; return None if it has no events yet.
 
     Raises:
-        InputError: Its journal or its result is damaged.
+        InputError: The journal or the result is damaged.
     """
     events = read_events(folder / JOURNAL, note=note)
     start = next((event for event in events if isinstance(event, Start)), None)
@@ -160,19 +160,19 @@ def read_run(folder: Path, label: str, note: Callable[[str], object]) -> Run | N
         folder=folder,
         label=label,
         start=start,
-        # An epoch that was repeated after a kill counts as it was last.
+        # If an epoch was repeated after a kill, the last one counts.
         epochs=tuple({(event.phase, event.epoch): event for event in events if isinstance(event, Epoch)}.values()),
         evolutions=tuple(event for event in events if isinstance(event, Evolution)),
         result=read_result(folder),
         held=is_held(folder),
     )
-    # Their sizes must fit each other: better said now than in the middle of a page.
+    # Sizes must be consistent; check them now rather than while drawing the page.
     _ = run.history, run.architecture
     return run if run.epochs or run.evolutions or run.finished else None
 
 
 def labels_of(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each folder: the shortest end of its path that no other one has."""
+    """Return a name for each folder: the shortest unique suffix of its path."""
     parts = [folder.resolve().parts for folder in folders]
     others = set(parts)
     found = []

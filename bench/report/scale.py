@@ -1,4 +1,4 @@
-"""Scales: positions of values on an axis, and its ticks."""
+"""Scales: positions of values and ticks on an axis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Scale", "latency_scale", "linear_scale"]
 
-# Ticks are rounded to ten decimals; a narrower range counts as one value.
+# Ticks are rounded to ten decimals; a narrower range counts as a single value.
 _NARROWEST = 1e-8
 # Beyond this ratio of the largest to the smallest value, the small ones would coincide.
 _LINEAR_UP_TO = 6.0
@@ -26,7 +26,7 @@ class Scale:
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        """Return the position of `value`, to a tenth of a pixel."""
+        """Return the position of `value`, rounded to a tenth of a pixel."""
         share = (
             math.log(value / self.low) / math.log(self.high / self.low)
             if self.log
@@ -38,9 +38,9 @@ class Scale:
 def linear_scale(
     values: Sequence[float], begin: float, end: float, *, zero: bool = False, whole: bool = False
 ) -> Scale:
-    """Return a linear scale with round ends around all values, from 0 on if `zero`.
+    """Return a linear scale with round ends around all values, starting at 0 if `zero`.
 
-    A scale of `whole` numbers has its ticks at such, and its ends at the least and largest value.
+    A scale of `whole` numbers has integer ticks, and ends at the smallest and largest value.
     """
     low, high = (0.0 if zero else min(values)), max(values)
     if high - low <= _NARROWEST:
@@ -58,7 +58,7 @@ def linear_scale(
 def latency_scale(values: Sequence[float], begin: float, end: float, *, log: bool = False) -> Scale:
     """Return a linear scale from 0 if the values, all above 0, are close to each other, else a logarithmic one.
 
-    `log` asks for a logarithmic one of whole powers whatever the values are.
+    `log` forces a logarithmic scale that ends at whole powers of 10.
     """
     low, high = min(values), max(values)
     if high / low <= _LINEAR_UP_TO and not log:

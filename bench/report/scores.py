@@ -19,9 +19,9 @@ _COLUMNS = ("run", "set", "score", "95 % interval", TOP_5)
 
 
 def score_table(folders: Sequence[Path], note: Callable[[str], None] = log) -> PlainTable | None:
-    """Return a table of what every finished run in `folders` scored; None if there is none.
+    """Return a table of the scores of all finished runs in `folders`; None if there are none.
 
-    It has a column for the top-5 accuracy where a run reports one.
+    It has a column for the top-5 accuracy if any run reports one.
     """
     rows: list[tuple[str, ...]] = []
     for folder in folders:

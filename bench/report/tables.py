@@ -15,9 +15,9 @@ from .row import Row, rows_of
 
 __all__ = ["Table", "tables_of"]
 
-# Conditions that always split tables. Others split them if they differ between two measurements of one model.
+# Conditions that always split tables. Others split them only if they differ between two measurements of one model.
 _ALWAYS = ("threads", "transfers", "tf32", "allow_tf32", "condition", "conditions", "scale")
-# Entries that are not conditions: settings of the measurement, names, and what a table shows elsewhere.
+# Entries that are not conditions: settings of the measurement, names, and values shown elsewhere in a table.
 _NEVER = {
     "runner", "provider", "device", "precision", "seed", "order", "input", "interleaved_with", "reference",
     "min_samples", "min_seconds", "max_samples", "warmup_min_seconds", "warmup_max_seconds", "warmup_max_runs",
@@ -30,9 +30,9 @@ class Table:
     """Rows that may be compared with each other.
 
     Attributes:
-        device: Device in words.
-        conditions: (name, value) of everything else that is the same for all rows.
-        apart: Conditions that distinguish it from other tables of the same runner and input.
+        device: Description of the device.
+        conditions: (name, value) of all other conditions, which are the same for all rows.
+        apart: Conditions that distinguish the table from others with the same runner and input.
     """
 
     protocol: int
@@ -59,31 +59,31 @@ class Table:
 
     @property
     def home(self) -> tuple[object, ...]:
-        """The protocol version and device, which have a heading of their own."""
+        """Protocol version and device, which share a heading."""
         return self.protocol, self.device
 
     @property
     def chapter(self) -> tuple[object, ...]:
-        """The suite and scenario on a device, which have a heading of their own."""
+        """Suite and scenario on a device, which share a heading."""
         return *self.home, self.suite, self.scenario
 
     @property
     def records(self) -> list[Record]:
-        """The records, each once."""
+        """The records, without duplicates."""
         return [row.record for row in self.rows if row.measured]
 
     @property
     def reference(self) -> Row:
-        """The row that ratios are relative to: the one that ``facts["reference"]`` names, else the first."""
+        """The row that ratios are relative to: the one named by ``facts["reference"]``, else the first."""
         named = (row for row in self.rows if row.record.facts.get("reference") == row.model)
         return next(named, self.rows[0])
 
     @cached_property
     def fastest(self) -> list[Row]:
-        """The row with the smallest median, and those that tie with it: the interval of the ratio contains 1."""
+        """The row with the smallest median, and those that tie with it (the interval of the ratio contains 1)."""
         rows = [row for row in self.rows if row.measured]
         first = min(rows, key=lambda row: row.summary.median_ms)
-        # A ratio takes a bootstrap: not where the intervals to the reference are apart already.
+        # A ratio needs a bootstrap, so skip it if the intervals to the reference do not overlap.
         near = [row for row in rows if row is not first and row.span[0] <= first.span[1]]
         return [first, *(row for row in near if tied(row.record.ratio_to(first.record)))]
 
@@ -168,7 +168,7 @@ def _split(group: list[Record]) -> list[list[Record]]:
 
 def _table(records: list[Record]) -> Table:
     head = next((record for record in records if _is_reference(record)), records[0])
-    # By run and batch; if a run lacks the first model, the first run's.
+    # References by run and batch; a run without the first model uses that of the first run.
     references: dict[tuple[str, int], Record] = {}
     for record in sorted(records, key=lambda record: record.model != head.model):
         references.setdefault(("", record.batch), record)
@@ -179,7 +179,7 @@ def _table(records: list[Record]) -> Table:
         for record in records
         for row in rows_of(record, references.get((record.created, record.batch), references["", record.batch]))
     ]
-    # The reference's graph may have several names, some of which the paper has measured.
+    # The reference graph may have several names, some of which the paper has measured.
     papers = {row.model: row.paper_ms for row in rows if row.record is head and row.paper_ms is not None}
     paper_ms = papers.get(str(head.facts.get("reference")), next(iter(papers.values()), None))
     facets = [_facets(record) for record in records]

@@ -1,4 +1,4 @@
-"""Templates of the report: Jinja2 with autoescape, so that text from a file can never become markup."""
+"""Templates of the report: Jinja2 with autoescape, so that text from files can never become markup."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from markupsafe import Markup, escape
 
 __all__ = ["Markup", "asset", "clean", "macro", "render"]
 
-# They turn the reading order of the text behind them: a name could look like another one.
+# These characters reverse the direction of the text after them, so that a name could look like another one.
 _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean(text: object) -> str:
-    """Return `text` on one line, without control characters, so that any encoding, terminal and page can hold it."""
+    """Return `text` on one line without control characters, safe for any encoding, terminal and page."""
     return "".join(map(_clean, str(text)))
 
 

@@ -1,4 +1,4 @@
-"""The tables for other programs: CSV with one line per row, JSON and Markdown."""
+"""Tables for other programs: CSV with one line per row, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def row_json(table: Table, row: Row) -> dict[str, Any]:
-    """Return a row as a flat JSON object with units in its names; None is unknown."""
+    """Return a row as a flat JSON object with units in its names; unknown values are None."""
     numbers, found, device = row.summary, row.ratio, row.device_summary
     return {
         "protocol_version": table.protocol,
@@ -66,7 +66,7 @@ def row_json(table: Table, row: Row) -> dict[str, Any]:
 
 
 def csv_text(tables: Sequence[Table]) -> str:
-    """Return CSV (RFC 4180) with a header; text that a spreadsheet takes for a formula gets a leading apostrophe."""
+    """Return CSV (RFC 4180) with a header; text that a spreadsheet could read as a formula is prefixed with '."""
     lines = [row_json(table, row) for table in tables for row in table.rows]
     out = io.StringIO()
     if lines:
@@ -84,9 +84,10 @@ def markdown_text(
     scores: PlainTable | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
-    """Return every table with its claims in Markdown, under headings of device and suite, and the scores of runs.
+    """Return a report in Markdown.
 
-    The tables and claims of other `sections` follow.
+    Latency tables come first, with their claims, under headings of device and suite; then the scores of runs, and the
+    tables and claims of other `sections`.
     """
     parts = [f"# {_plain(title)}", *(f"- {_plain(note)}" for note in notes)]
     before: Table | None = None
@@ -132,7 +133,7 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown_grid(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[bool]) -> str:
-    """Return a Markdown table; columns of `words` are aligned left."""
+    """Return a Markdown table; columns of `words` are left-aligned."""
     marks = [":---" if text else "---:" for text in words]
     lines = [[_plain(head) for head in heads], marks, *([_plain(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The verdict: what everything on the page comes to, in a sentence and one chart."""
+"""The verdict: a summary of the whole page in one sentence and one chart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_ROWS = 16
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence, what else there is to say, and the chart that shows the first; None if nothing can be drawn."""
+    """The main statement, further statements, and the chart of the main statement, if it can be drawn."""
 
     text: str
     others: tuple[str, ...]
@@ -37,14 +37,14 @@ class Verdict:
 
 
 def verdict_of(found: Gathered, tables: Sequence[Table]) -> Verdict:
-    """Return the verdict on a whole page: what failed first, then what runs, then what was compared.
+    """Return the verdict on a whole page: failures first, then runs in progress, then comparisons.
 
-    The chart is that of the first statement that has one.
+    The chart is that of the first statement with a chart.
     """
     failed = [each for each in found.certificates if each.verdict != "passed"]
     running = [run for run in found.runs if run.held and not run.finished]
     stopped = [run for run in found.runs if not run.held and not run.finished]
-    # Statements of the same kind below each other; a chart is drawn only if no earlier one was.
+    # Statements are grouped by kind; a chart is drawn only if there is no earlier one.
     parts: list[tuple[str, Callable[[], Iterable[Chart | None]]]] = [
         (export_claim(found.certificates) if failed else "", lambda: map(hop_chart, failed)),
         (_of_unfinished(running), lambda: [progress_chart(running)]),
@@ -153,5 +153,5 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    # A name begins as it is written.
+    # A statement that begins with a name is not capitalised.
     return text if text.endswith(".") else f"{text}."

@@ -1,4 +1,4 @@
-"""A page that follows a run: served on this machine only, and made anew when the run's files have changed."""
+"""A page that follows a run, served on this machine only and regenerated when the run's files change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TYPES = {"/": "text/html; charset=utf-8", "/state": "text/plain; charset=utf-8"
 
 
 class Watched:
-    """The page of some folders and files, kept until one of them changes."""
+    """The page of some folders and files, cached until one of them changes."""
 
     def __init__(self, places: Sequence[str | os.PathLike[str]], title: str) -> None:
         self._places, self._title = places, title
@@ -36,15 +36,15 @@ class Watched:
 
     @property
     def state(self) -> str:
-        """What identifies the present state of all files: their paths, sizes and times."""
-        # A lock tells whether a run has ended, and a result that it is done; neither is a file that a report is on.
+        """Identifier of the current state of all files: their paths, sizes and times."""
+        # Include locks and results, although a report does not show them: they tell whether a run has ended.
         files = [*source_files(self._places, Gathered())]
         folders = dict.fromkeys(path.parent for path in files)
         files += [folder / name for folder in folders for name in ("result.json", LOCK)]
         return sha256(canonical_json([[str(path), *_stamp(path)] for path in files]))[:16]
 
     def page(self) -> str:
-        """Return the page of the present state; while there is nothing to report, one that says so."""
+        """Return the page of the current state; if there is nothing to report yet, the page says so."""
         with self._lock:
             state = self.state
             if self._kept[0] != state:
@@ -53,14 +53,14 @@ class Watched:
 
     def _content(self) -> Content:
         try:
-            # Pictures take seconds, and a run that is going on changes them all the time.
+            # Pictures take seconds, and a run in progress keeps changing them.
             return content_of(self._places, self._title, pictures=False)
         except IrepdeployError as error:
             return Content(self._title, Verdict(f"Nothing yet: {error.what}.", (), None))
 
 
 def server_of(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
-    """Return a server of the page that only this machine reaches; port 0 takes a free one.
+    """Return a server of the page that is reachable from this machine only; port 0 takes a free port.
 
     Raises:
         RunError: The port is in use.
@@ -70,7 +70,7 @@ def server_of(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             name = (self.headers.get("Host") or "").rpartition(":")[0]
             if name not in _NAMES:
-                # A page of another site that has a name for this address must not read it.
+                # A page of another site with a host name for this address must not read the report.
                 self.send_error(421, "ask for 127.0.0.1")
                 return
             if self.path not in _TYPES:
@@ -79,7 +79,7 @@ def server_of(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
             try:
                 text = watched.page() if self.path == "/" else watched.state
             except InputError as error:
-                # The folder has gone.
+                # The folder no longer exists.
                 self.send_error(410, error.what)
                 return
             content = text.encode("utf-8", "replace")
@@ -91,7 +91,7 @@ def server_of(watched: Watched, port: int = 0) -> ThreadingHTTPServer:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Log nothing: a page asks every two seconds."""
+            """Log nothing, since a page polls every two seconds."""
 
     try:
         server = _Server((_HOST, port), Handler)
@@ -106,7 +106,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A browser leaves when it likes.
+        # A browser may disconnect at any time.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

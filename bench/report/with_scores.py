@@ -1,4 +1,4 @@
-"""Accuracies of measured files, found by digests: from a file to its export, and from there to the training."""
+"""Accuracies of measured files, found by following digests from a file to its export and on to its training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["with_scores"]
 
 
 def with_scores(found: Gathered) -> list[Record]:
-    """Return the records, with the test accuracy of the training that a measured file was exported from."""
+    """Return the records, with the test accuracy of the training from which a measured file was exported."""
     sources = {
         artefact.sha256: str(each.certificate.source.get("sha256") or "")
         for each in found.certificates

@@ -25,7 +25,7 @@ _NAME = "report"
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report, the page first, and their content."""
+    """Files of a report, the page first, and their content."""
 
     files: list[Path]
     content: Content
@@ -58,7 +58,17 @@ def write_report(
     out: str | os.PathLike[str] | None = None,
     title: str = "Report",
 ) -> Written:
-    """Write a report on folders and files."""
+    """Write a report on folders and files.
+
+    Args:
+        places: Folders, which are read recursively, and files.
+        out: Path of the page, NAME.html, or a folder for report.html. Default: report.html in the first folder.
+        title: Heading of the page.
+
+    Raises:
+        InputError: A place does not exist, there is nothing to report, or `out` does not end in .html.
+        OutputError: The report cannot be written.
+    """
     content = content_of(places, title)
     first = Path(places[0])
     target = Path(out) if out is not None else first if first.is_dir() else first.parent

@@ -1,1 +1,1 @@
-"""Suites of the bench: latency tables and figures of the paper, on the device at hand."""
+"""Suites of the bench: latency tables and figures of the paper, measured on this device."""

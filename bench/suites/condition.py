@@ -19,7 +19,7 @@ ENGINE_RUNNER = "trt"
 
 _ON_CPU = ("torch", "ort-cpu")
 _ON_GPU = ("torch", "torch-graph")
-# The paper does not say. BN kept and folded explain its numbers under eager execution; it mentions TensorRT.
+# The paper does not name its runner. Eager execution with BN kept or folded explains its numbers; it mentions TensorRT.
 _PAPER_ON_GPU = ("torch", ENGINE_RUNNER)
 
 
@@ -28,7 +28,7 @@ class Condition:
     """A column of a table.
 
     Attributes:
-        both: Whether the table has columns for TF32 off and on, so that the title must say which.
+        both: Whether the table has columns for both TF32 off and on, so that the title must tell which.
     """
 
     runner: str

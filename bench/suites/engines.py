@@ -1,4 +1,4 @@
-"""TensorRT engines of a suite's graphs, built and certified by the export stage."""
+"""TensorRT engines of the graphs of a suite, built and certified by the export stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suite fig1: latency against accuracy on ImageNet (Fig. 1), every network as it is deployed."""
+"""Suite fig1: latency against accuracy on ImageNet (Fig. 1), with every network in its deployed form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TABLE = LatencyTable(
 
 
 def fig1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure Fig. 1: latency against accuracy on ImageNet, and which networks no other beats in both."""
+    """Measure Fig. 1: latency against accuracy on ImageNet, with its Pareto front."""
     report = latency_table(_TABLE, request, display)
     fronts = [
         f"{each.title}: no other is both faster and more accurate than {'; '.join(front)}."

@@ -1,4 +1,4 @@
-"""Suite fused-vs-branches: the speed-up by fusing, network by network."""
+"""Suite fused-vs-branches: speed-up by fusing, for each network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _TABLES = {
 
 
 def fused_vs_branches(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure what fusing gains: each network plain, with its branches, and fused.
+    """Measure the speed-up by fusing: each network plain, with its branches, and fused.
 
     Ratios are relative to the fused network. `SuiteRequest.only` takes names of networks, such as "VGG-16".
     """

@@ -1,4 +1,4 @@
-"""The distinct graphs of a table: rows whose networks are the same graph are measured once."""
+"""Distinct graphs of a table; rows whose networks have the same graph are measured once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Graph:
 
     Attributes:
         structure: Digest of the exported graph, in which BN is folded and branches are fused.
-        state: "BN kept", "branches standing", or "" if neither is left.
+        state: "BN kept", "branches standing", or "" if neither applies.
         macs: MACs of one image.
     """
 

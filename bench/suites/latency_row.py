@@ -13,7 +13,7 @@ from .condition import Condition
 
 __all__ = ["LatencyRow", "Measured", "Taken", "columns"]
 
-# By label and title of the condition.
+# Keyed by label and title of the condition.
 Taken = Mapping[tuple[str, str], Record]
 
 
@@ -46,7 +46,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """A variant of a row of the paper, or a network of the user's.
+    """A variant of a row of the paper, or a user's network.
 
     Attributes:
         family: Family of the paper's row, or "yours".
@@ -67,7 +67,7 @@ class LatencyRow:
     measured: Mapping[str, Measured] = field(default_factory=dict)
 
     def cells(self, conditions: Sequence[Condition]) -> list[str]:
-        """Return the row as text, under `columns`."""
+        """Return the row as text, in the order of `columns`."""
         found = [
             self.label,
             self.graph or "-",

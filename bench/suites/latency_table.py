@@ -1,4 +1,4 @@
-"""Latency tables with the paper's figures beside ours, which the suites of this stage share."""
+"""Latency tables that list the paper's figures next to ours, shared by the suites of this stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Effort:
     seconds: float
 
 
-# 662 samples are the fewest that a 99th percentile may be claimed from.
+# At least 662 samples are needed to claim a 99th percentile.
 _EFFORTS = {"smoke": _Effort(6, 0.0), "small": _Effort(64, 2.0), "paper": _Effort(662, 10.0)}
 
 
@@ -49,7 +49,7 @@ class LatencyTable:
     """The definition of a suite.
 
     Attributes:
-        reference: Label of the row that all are compared with.
+        reference: Label of the reference row.
         smoke: Labels of the rows at scale "smoke", including the reference.
     """
 
@@ -68,7 +68,7 @@ def latency_table(table: LatencyTable, request: SuiteRequest, display: ProgressD
     runners = list(dict.fromkeys(condition.runner for condition in conditions))
     own = own_models(request.models, runners)
     if ENGINE_RUNNER in runners:
-        # Fails before minutes of building networks.
+        # Fail now rather than after minutes of building networks.
         load_tensorrt("tensorrt")
     opening = display.task("networks", len(wanted))
     graphs = distinct_graphs(wanted, request.seed, lambda label: opening.advance(1, label))
@@ -123,7 +123,7 @@ def _wanted(table: LatencyTable, request: SuiteRequest) -> list[Variant]:
     for text in request.only:
         if text not in labels:
             near = difflib.get_close_matches(text, labels, n=2)
-            # Labels hold commas themselves.
+            # Separated by semicolons, since labels contain commas.
             hint = f"did you mean {' or '.join(near)}?" if near else f"some of {'; '.join(sorted(labels))}"
             raise InputError(f"no row {text!r}", where="--only", hint=hint)
     keep = {*request.only, table.reference}
@@ -138,7 +138,7 @@ def _subjects(
     seed: int,
     tf32: bool,
 ) -> list[Subject]:
-    """Return the subjects of the suite's own graphs; engines, which have TF32 built in or not, go to `folder`."""
+    """Return the subjects of the suite's own graphs; engines, built with or without TF32, go to `folder`."""
     subjects: list[Subject] = []
     for runner in runners:
         folds = runner not in AS_IT_STANDS
@@ -188,7 +188,7 @@ def _rows(
         graph = places[variant.label]
         measured = {}
         for condition in conditions:
-            # For a runner whose exporter folds, BN kept is the folded graph.
+            # If the exporter of a runner folds BN, "BN kept" is the same as the folded graph.
             at = folded.get(graph.structure) if graph.state == KEPT and condition.runner not in AS_IT_STANDS else graph
             record = None if at is None else taken.get((at.label, condition.title))
             if record is not None:
@@ -228,7 +228,7 @@ def _notes(table: LatencyTable, graphs: Sequence[Graph]) -> list[str]:
 
 
 def _hundredths(advance: Callable[[int], None]) -> Callable[[float], None]:
-    """Return a callback that advances in whole hundredths: drawing more often would disturb the measurement."""
+    """Return a callback that advances in whole hundredths; drawing more often would disturb the measurement."""
     done = 0
 
     def on_round(share: float) -> None:

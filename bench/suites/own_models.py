@@ -1,4 +1,4 @@
-"""Models of the user's in a latency table."""
+"""User's models in a latency table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["own_models", "own_rows"]
 
 
 def own_models(models: Sequence[str], runners: Sequence[str]) -> list[Subject]:
-    """Return each model on every runner that takes it."""
+    """Return each model with every runner that takes it."""
     found: list[Subject] = []
     for model in models:
         kind = find_subjects([model])[0].kind
@@ -32,7 +32,7 @@ def own_models(models: Sequence[str], runners: Sequence[str]) -> list[Subject]:
 
 
 def _with_accuracy(subject: Subject) -> Subject:
-    """Add the test accuracy that our training wrote beside a checkpoint."""
+    """Add the test accuracy from the result.json next to a checkpoint."""
     result = Path(subject.target).with_name("result.json")
     if Path(subject.target).name != "best.pt" or not result.is_file():
         return subject

@@ -1,4 +1,4 @@
-"""The rows of Tables 2 and 3 of the paper, with their networks in the registry."""
+"""Rows of Tables 2 and 3 of the paper, with their networks in the registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SLIP_REPNAS = "the paper's 11.69M is a slip: a VGG-16 with fused branches has 1
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of the paper: A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on.
+    """A row of the paper: A100, batch 1, fp32. The paper states neither the runner nor whether TF32 was on.
 
     Attributes:
         label: Label in the paper, with corrected spelling.
@@ -82,7 +82,7 @@ def _cars(letter: str, params_m: float | None, top1: float) -> PaperRow:
     return PaperRow(label, net, NAS, top1, params_m, None, top1_source=_CARS)
 
 
-# Not in the paper: the other networks of CARS, including those searched for latency, with the accuracies of its
+# Networks of CARS that are not in the paper, including those searched for latency, with the accuracies from its
 # repository.
 CARS = (
     _cars("a", 3.7, 72.8),

@@ -1,4 +1,4 @@
-"""Suite table4: detectors, with what is published of them and their latency in three forms (Table 4)."""
+"""Suite table4: detectors with their published precision and their latency in three forms (Table 4)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _COLUMNS = (
 )  # fmt: skip
 _SIDE = 256
 _CANVASES = 32
-# Fewest samples and seconds.
+# Minimum number of samples and seconds.
 _EFFORTS = {"smoke": (6, 0.0), "small": (64, 2.0)}
 _MISSING = (
     "the paper's scale of Table 4 needs COCO 2017 (train2017/, val2017/, annotations/), detectors trained on it for 140"
@@ -54,13 +54,13 @@ class _Row:
     """A row of Table 4.
 
     Attributes:
-        net: Network in train state.
-        plain: The same without branches.
-        top1: ImageNet accuracy of the backbone, of Table 3.
+        net: Name of the network in train state.
+        plain: Name of the same network without branches.
+        top1: ImageNet accuracy of the backbone, from Table 3.
         published: Box AP in the paper.
-        mmdet: Box AP that MMDetection publishes of the same detector.
-        model: The network itself, of a checkpoint; None: it is built by its name.
-        ap: Its average precision, from 0 to 1.
+        mmdet: Box AP that MMDetection publishes for the same detector.
+        model: Network of a checkpoint. None: the network is built by name.
+        ap: Average precision of the checkpoint, from 0 to 1.
     """
 
     backbone: str
@@ -75,7 +75,7 @@ class _Row:
 
     @property
     def branched(self) -> bool:
-        """Whether there are three forms to measure, and not one."""
+        """Whether there are three forms to measure rather than one."""
         return self.net != self.plain
 
 
@@ -103,11 +103,11 @@ class _Counts:
 
 
 def table4(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Measure the detectors of Table 4: plain, with branches, and fused, beside the published precision.
+    """Measure the detectors of Table 4 plain, with branches, and fused, and list their published precision.
 
-    "small" measures latency alone, at 256 x 256 and with random weights; "smoke" takes the small detectors of the data
-    set `shapes`, and scores them on a few of its canvases. "paper" says what it would need. Detectors of yours follow,
-    with the precision that their training measured.
+    Scale "small" measures latency only, at 256 x 256 and with random weights. "smoke" takes the small detectors of the
+    data set `shapes` and scores them on a few of its canvases. "paper" only reports what it would need. Your own
+    detectors follow, with the precision from their training.
     """
     request.refuse("table4", "only")
     if request.scale == "paper":
@@ -140,7 +140,7 @@ def table4(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
         min_seconds=seconds if request.seconds is None else request.seconds,
         min_samples=samples,
     )
-    # Latencies on different inputs are not compared: those of yours may take others.
+    # Latencies on different inputs are not compared, and the user's detectors may take other inputs.
     sizes = list(dict.fromkeys(map(_shape, subjects.values())))
     taken: dict[str, Record] = {}
     for place, each in enumerate(sizes):
@@ -193,7 +193,7 @@ def _shape(subject: Subject) -> tuple[int, ...]:
 
 
 def _own(given: str) -> _Row:
-    """Return the row of a checkpoint, ``[label=]path``; without branches it is a plain detector."""
+    """Return the row of a checkpoint, ``[label=]path``; a checkpoint without branches is a plain detector."""
     (subject,) = find_subjects([given])
     if subject.kind not in RUNNERS["torch"]:
         hint = "its files are measured without --suite"
@@ -212,7 +212,7 @@ def _own(given: str) -> _Row:
 
 
 def _on_canvases(net: nn.Module) -> float | None:
-    """Return the average precision on a few canvases; None without the package that computes it."""
+    """Return the average precision on a few canvases; None if the package that computes it is not installed."""
     assert isinstance(net, Detector)
     canvases = shapes(train=2, val=_CANVASES).val
     samples = [canvases[place] for place in range(_CANVASES)]

@@ -1,4 +1,4 @@
-"""The verdict of a table on the paper's claim, derived from its rows."""
+"""Verdict of a table on the paper's claim, derived from its rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .published import NAS
 
 __all__ = ["verdicts"]
 
-# A ratio closer to 1 is a tie: medians of one file loaded twice differ by half a percent.
+# Ratios closer to 1 are ties: medians of one file loaded twice differ by half a percent.
 _ALIKE = 0.02
 
 
 def verdicts(rows: Sequence[LatencyRow], conditions: Sequence[Condition], reference: str) -> list[str]:
-    """Return a sentence per condition: the NAS networks relative to the reference, here and in the paper."""
+    """Return a sentence per condition that compares the NAS networks with the reference, here and in the paper."""
     paper = [row.paper_ratio for row in rows if row.family == NAS and row.paper_ratio is not None]
     said = []
     for condition in conditions:
@@ -34,7 +34,7 @@ def verdicts(rows: Sequence[LatencyRow], conditions: Sequence[Condition], refere
 
 
 def _ratios(rows: Sequence[LatencyRow], condition: Condition, *, published: bool) -> list[float]:
-    """Return the ratios of the NAS networks in the variant that the paper's latency belongs to, or in the other one."""
+    """Return the ratios of the NAS networks: of the variant with the paper's latency if `published`, else the other."""
     found = [
         row.measured[condition.title].ratio
         for row in rows

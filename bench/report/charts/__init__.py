@@ -1,1 +1,1 @@
-"""Charts of the report, drawn as SVG that takes its colours from the page."""
+"""Charts of the report, drawn as SVG in the colours of the page."""

@@ -17,7 +17,7 @@ __all__ = ["box_plots"]
 
 
 def box_plots(rows: Sequence[Row], title: str) -> Markup:
-    """Draw the samples of each row: quartiles, whiskers to the last within 1.5 box lengths, and all beyond as dots."""
+    """Draw the samples of each row as quartiles, whiskers up to 1.5 box lengths, and outliers as dots."""
     boxes = [_Box.of(row) for row in rows]
     bottom = 10 + 26 * len(boxes)
     frame = Frame(height=bottom + 44, left=226, right=700, top=10, bottom=bottom)
@@ -27,7 +27,7 @@ def box_plots(rows: Sequence[Row], title: str) -> Markup:
 
 @dataclass(frozen=True)
 class _Box:
-    """Five numbers and the outliers of a row's samples, in milliseconds; each is a sample that was taken."""
+    """Five-number summary and outliers of a row's samples, in milliseconds; each number is an actual sample."""
 
     row: Row
     low: float

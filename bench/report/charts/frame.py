@@ -1,4 +1,4 @@
-"""What all charts of the report share: their drawing area, names short enough for it, and a chart with its text."""
+"""Shared parts of the report's charts: the drawing area, shortened names, and a chart with its text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..templates import Markup
 __all__ = ["NARROW", "TEMPLATE", "Chart", "Frame", "short"]
 
 TEMPLATE = "charts.html"
-# Pixels across that a phone shows without scrolling.
+# Width in pixels that a phone shows without scrolling.
 NARROW = 400
 _LONGEST = 26
 
@@ -31,7 +31,7 @@ class Chart:
     """A chart with a title and a text below it.
 
     Args:
-        svg: One element.
+        svg: An SVG element.
         series: Names of the series that a reader can hide, in the order of their numbers in the chart.
     """
 
@@ -42,5 +42,5 @@ class Chart:
 
 
 def short(name: str, longest: int = _LONGEST) -> str:
-    """Return a name that fits, with its end elided."""
+    """Return a name, truncated with an ellipsis if it is too long."""
     return name if len(name) <= longest else name[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"

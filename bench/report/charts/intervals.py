@@ -1,4 +1,4 @@
-"""Interval charts: a figure in each row with its interval, a value to compare with, and a limit."""
+"""Interval charts: each row has a figure with its interval, a reference value, and a limit."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class IntervalRow:
     """A row of the chart.
 
     Args:
-        text: The figure as text, right of the name.
-        low: Lower end of the interval, if there is one.
-        high: Upper end of it.
-        limit: What the value may reach, drawn as a bar across.
-        look: "tie", "better", "worse", or "" for a figure that is neither.
+        text: The figure as text, to the right of the name.
+        low: Lower end of the interval, if any.
+        high: Upper end of the interval, if any.
+        limit: Upper limit of the value, drawn as a bar across.
+        look: "tie", "better", "worse", or "" for a figure without a verdict.
     """
 
     name: str
@@ -41,7 +41,7 @@ class IntervalRow:
 def intervals(
     rows: Sequence[IntervalRow], title: str, axis: str, *, mark: float | None = None, log: bool = False
 ) -> Markup:
-    """Draw a dot and an interval for each row; `mark` is a value that all are compared with."""
+    """Draw a dot and an interval for each row; `mark` is the reference value."""
     bottom = 8 + _ROW * len(rows)
     frame = Frame(height=bottom + 40, left=10, right=NARROW - 10, top=8, bottom=bottom, width=NARROW)
     values = [value for row in rows for value in (row.low, row.value, row.high, row.limit) if value is not None]

@@ -1,4 +1,4 @@
-"""Line charts: how figures of several runs change, step by step."""
+"""Line charts of figures of several runs over their steps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .frame import NARROW, TEMPLATE, Frame, short
 
 __all__ = ["COLOURS", "Series", "lines"]
 
-# Classes of the style sheet; further series take the same colours again, with dashes.
+# Classes of the style sheet; further series reuse the colours with dashes.
 COLOURS = 8
-# More points than pixels help nobody, and every step is one for the arrow keys.
+# There is no use for more points than pixels, and each point is a stop for the arrow keys.
 _MOST_STEPS = 200
 _DOTS_UP_TO = 30
 _DECADES = 100.0
@@ -23,10 +23,10 @@ _DECADES = 100.0
 
 @dataclass(frozen=True)
 class Series:
-    """A line: (step, value) pairs by ascending step; of a `group` are lines that are shown and hidden together.
+    """A line of (step, value) pairs in ascending order of steps. Lines of a `group` are shown and hidden together.
 
     Args:
-        dashed: For a second figure of the same run.
+        dashed: Draw dashes, for a second figure of the same run.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Series:
 def lines(series: Sequence[Series], title: str, step: str, value: str, unit: str = "", *, whole: bool = True) -> Markup:
     """Draw one line for each series; `step` and `value` name the axes, and steps may be `whole` numbers.
 
-    Above each step lies an area that tells the values of all series there.
+    Hovering over a step shows the values of all series there.
     """
     frame = Frame(height=270, left=58, right=NARROW - 12, top=26, bottom=226, width=NARROW)
     steps = sorted({at for each in series for at, _ in each.points})

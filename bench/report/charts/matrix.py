@@ -1,4 +1,4 @@
-"""Matrices of Architectures: layers by branches, what is kept, and how much of a population keeps it."""
+"""Matrices of Architectures: layers by branches, with the kept ones and their share in a population."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def matrix(
 
     Args:
         architecture: The branches that are kept.
-        title: Text for readers who cannot see it.
-        possible: (layer, branch) indices that a branch can have; None: all.
+        title: Alternative text.
+        possible: (layer, branch) indices of possible branches. None: all.
         shares: Share of the last population that keeps a branch, by (layer, branch).
     """
     layers = [short(name, _LONGEST) for name in architecture.layers]
@@ -36,7 +36,7 @@ def matrix(
     top = round(10 + 0.72 * _LETTER * max(map(len, branches), default=0))
     right = left + _CELL * len(branches)
     bottom = top + _CELL * len(layers)
-    # The name of the last branch leans over the edge.
+    # The slanted name of the last branch extends beyond the edge.
     lean = round(0.72 * _LETTER * len(branches[-1])) if branches else 0
     frame = Frame(height=bottom + 8, left=left, right=right, top=top, bottom=bottom, width=right + lean + 8)
     cells = []

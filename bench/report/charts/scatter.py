@@ -1,4 +1,4 @@
-"""Scatter charts: a score against a cost, with the front of those that no other beats."""
+"""Scatter charts of a score against a cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .frame import NARROW, TEMPLATE, Frame, short
 
 __all__ = ["Point", "scatter"]
 
-# Width of a character of the page's small type, on average.
+# Average width of a character in the page's small type.
 _CHARACTER = 7.0
 _WIDE = Frame(height=384, left=56, right=700, top=26, bottom=338)
 
@@ -23,11 +23,11 @@ class Point:
     """A model or a run: its cost, which is above 0, and its score.
 
     Args:
-        tip: What is said of it, line by line.
-        low: Lower end of the score's interval, if there is one.
-        high: Upper end of it.
-        costs: Least and largest cost that the measurement allows, if its noise is known.
-        ties: Names of the points whose scores cannot be told from its own.
+        tip: Text of the tooltip, line by line.
+        low: Lower end of the score's interval, if any.
+        high: Upper end of the score's interval, if any.
+        costs: Interval of the cost, if the noise of its measurement is known.
+        ties: Names of the points whose scores cannot be distinguished from this one.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Point:
     ties: frozenset[str] = frozenset()
 
     def beats(self, other: Point) -> bool:
-        """Return whether it is as good in both and better in one; what is within noise is as good."""
+        """Return whether this point is at least as good in both figures and better in one, up to noise."""
         mine, others = (each.costs or (each.cost, each.cost) for each in (self, other))
         tie = other.name in self.ties or self.name in other.ties
         cheaper, dearer = mine[1] < others[0], others[1] < mine[0]
@@ -49,7 +49,7 @@ class Point:
 
 
 def scatter(points: Sequence[Point], title: str, cost: str, score: str, *, narrow: bool = True) -> Markup:
-    """Draw scores against costs, the Pareto front joined; `cost` and `score` name the axes."""
+    """Draw scores against costs, with the Pareto front connected; `cost` and `score` name the axes."""
     values = [(point.cost, point.score) for point in points]
     order = sorted(range(len(points)), key=lambda index: values[index])
     front = [index for index in order if not any(other.beats(points[index]) for other in points)]
@@ -76,7 +76,7 @@ def scatter(points: Sequence[Point], title: str, cost: str, score: str, *, narro
 
 
 def _labels(places: Sequence[tuple[float, float]], names: Sequence[str], frame: Frame) -> list[dict[str, Any]]:
-    """Place a name beside each point if there is room; the tooltip has the others."""
+    """Place a name next to each point if there is room; the other names are in tooltips."""
     taken = [(x - 6.0, y - 6.0, x + 6.0, y + 6.0) for x, y in places]
     found = []
     for (x, y), name in zip(places, names, strict=True):

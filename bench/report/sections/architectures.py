@@ -1,4 +1,4 @@
-"""Architectures side by side: which branches each search has chosen, and each training has."""
+"""Architectures side by side: the branches chosen by each search and used by each training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_CELLS = 1200
 
 
 def architectures(runs: Sequence[Run]) -> Section | None:
-    """Return the matrix of each different Architecture, under the names of the runs that have it."""
+    """Return the matrix of each distinct Architecture, with the names of its runs."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.architecture is not None and run.architecture.count:
@@ -46,7 +46,7 @@ def architectures(runs: Sequence[Run]) -> Section | None:
 
 
 def _chart(group: Sequence[Run]) -> Chart:
-    # A search knows what was possible, and what its population keeps.
+    # Prefer a search: it knows the possible branches and their shares in the population.
     run = next((each for each in group if each.history is not None), group[0])
     found = run.architecture
     assert found is not None

@@ -1,4 +1,4 @@
-"""Comparisons: strategies, presets or arms over seeds, with their differences from the first."""
+"""Comparisons of strategies, presets or arms over seeds, with their differences from the first one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .section import Section
 
 __all__ = ["WORDS", "comparing", "contest_claim", "gap_chart"]
 
-# A verdict as the verb of a sentence, of one and of several arms.
+# Verdict as a verb, for one and for several arms.
 WORDS = {
     "better": ("is better than", "are better than"),
     "worse": ("is worse than", "are worse than"),
@@ -30,7 +30,7 @@ _NOTE = (
 
 
 def comparing(contests: Sequence[Contest]) -> Section | None:
-    """Return the tables and charts of all contests."""
+    """Return a section with the tables and charts of all contests."""
     if not contests:
         return None
     charts = [chart for each in contests for chart in (gap_chart(each), _curves(each)) if chart is not None]
@@ -65,7 +65,7 @@ def contest_claim(contest: Contest) -> str:
 
 
 def gap_chart(contest: Contest) -> Chart | None:
-    """Draw the differences of all arms from the first; None if there is no difference."""
+    """Draw the differences of all arms from the first one; return None if there are none."""
     if not contest.gaps:
         return None
     rows = [

@@ -1,4 +1,4 @@
-"""Scores against what they cost: time of training, or operations in a search's last population."""
+"""Scores against cost: training time, or operations of the last population of a search."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .section import Section
 
 __all__ = ["costs"]
 
-_TEXT = "Filled: on the Pareto front, no other being as good in both and better in one; what ties is as good."
+_TEXT = "Filled: on the Pareto front (no other point is as good in both and better in one; a tie is as good)."
 
 
 def costs(runs: Sequence[Run], contests: Sequence[Contest], note: Callable[[str], object] = log) -> Section | None:
-    """Return the charts of trainings, comparisons and searches that have at least two points with a cost."""
+    """Return a section with the charts of trainings, comparisons and searches with at least two costs."""
     charts = [_of_trainings(runs), *map(_of_contest, contests)]
     for run in runs:
         path = run.folder / "pareto.json"
@@ -35,7 +35,7 @@ def costs(runs: Sequence[Run], contests: Sequence[Contest], note: Callable[[str]
     if not found:
         return None
     text = (
-        "After the fuse all networks of one structure cost the same; what branches cost is training. Latency is "
+        "After fusing, all networks of one structure have the same cost; branches cost training time. Latency is "
         "compared in the tables of measurements."
     )
     return Section("costs", "Accuracy against cost", text, charts=found)

@@ -1,4 +1,4 @@
-"""Curves: how trainings and searches went, several runs in one chart."""
+"""Curves of trainings and searches, with several runs per chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Points = tuple[tuple[float, float], ...]
 
 
 def curves(runs: Sequence[Run]) -> Section | None:
-    """Return the curves of the first runs of each kind and metric."""
+    """Return a section with the curves of the first runs of each kind and metric."""
     charts: list[Chart] = []
     more = 0
     for group in _groups(runs):
@@ -26,7 +26,7 @@ def curves(runs: Sequence[Run]) -> Section | None:
         charts += _of_searches(shown) if shown[0].is_search else _of_trainings(shown)
     if not charts:
         return None
-    text = "A button hides and shows a run."
+    text = "Buttons hide and show runs."
     text += f" {counted(more, 'more run')} are in the table of runs only." if more else ""
     return Section("curves", "Curves", text, charts=tuple(charts))
 

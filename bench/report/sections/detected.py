@@ -1,4 +1,4 @@
-"""Detections: how many objects were found in images, and how sure the detector was."""
+"""Detections: numbers of objects found in images, and their scores."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .section import Section
 
 __all__ = ["detected", "detection_claim"]
 
-# What `irepdeploy detect` draws by default.
+# Default score threshold of the boxes that `irepdeploy detect` draws.
 SURE = 0.3
 _LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def detection_claim(found: FoundObjects) -> str:
-    """Return how many objects were found, in words."""
+    """Return a sentence with the number of objects found."""
     count = counted(found.above(SURE), "detection")
     return f"{found.label}: {count} of at least {SURE:g} in {counted(found.images, 'image')}"
 
 
 def detected(found: Sequence[FoundObjects]) -> Section | None:
-    """Return the counts of detections, and the pictures of the first images."""
+    """Return a section with the counts of detections and the pictures of the first images."""
     if not found:
         return None
     heads = ("detections", "images", "all", *(f"from {level:g}" for level in (SURE, 0.5, 0.9)), "categories")

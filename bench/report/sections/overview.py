@@ -1,4 +1,4 @@
-"""Runs side by side: a line for each search and training, with its score beside the first of its kind."""
+"""Runs side by side: a row for each search and training, with its score compared to the first of its kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTE = (
 
 
 def overview(runs: Sequence[Run], scores: PlainTable | None) -> Section | None:
-    """Return the table of all runs, `scores` of every set, and a chart of the scores of those that are alike."""
+    """Return a section with the table of all runs, `scores` of every set, and a chart of comparable scores."""
     if not runs:
         return None
     columns = ("run", "kind", "state", "network", "data", "branches", "set", "score", "difference")
@@ -52,7 +52,7 @@ def overview(runs: Sequence[Run], scores: PlainTable | None) -> Section | None:
 
 
 def reference_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """Return the run that a training is compared with; None if it is alone of its kind, or the first itself."""
+    """Return the run that a training is compared with; None if it is the first or only one of its kind."""
     alike = [
         other
         for other in runs
@@ -63,7 +63,7 @@ def reference_of(run: Run, runs: Sequence[Run]) -> Run | None:
 
 
 def gap_to(run: Run, reference: Run | None) -> Gap | None:
-    """Return the difference of a run's score from that of another one, in the metric's unit."""
+    """Return the difference between the scores of a run and its reference, in the metric's unit."""
     if reference is None or run.score is None or reference.score is None:
         return None
     scale = run.metric.scale
@@ -73,7 +73,7 @@ def gap_to(run: Run, reference: Run | None) -> Gap | None:
 
 
 def score_chart(runs: Sequence[Run]) -> Chart | None:
-    """Draw the scores of finished trainings with their intervals: of the largest group that can be compared."""
+    """Draw the scores of the largest group of comparable finished trainings, with their intervals."""
     shown = [run for run in runs if run.finished and not run.is_search and run.score is not None]
     kinds = Counter((run.data, run.metric, run.tested) for run in shown)
     if not kinds or max(kinds.values()) < 2:

@@ -1,4 +1,4 @@
-"""Certificates: what each export was made from, and the error of every hop."""
+"""Certificates: the source of each export, and the error of every hop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .section import Section
 __all__ = ["export_claim", "hop_chart", "hop_figures", "proofs"]
 
 _MOST_ROWS = 24
-# Below it an error is drawn here: a logarithmic axis has no 0.
+# Smaller errors are drawn here, since a logarithmic axis has no 0.
 _LEAST = 1e-17
 
 
 def proofs(found: Sequence[Certified]) -> Section | None:
-    """Return the hops of all certificates, as a table and a chart for each."""
+    """Return a section with a table and a chart of the hops of each certificate."""
     if not found:
         return None
     charts = [chart for each in found if (chart := hop_chart(each)) is not None]
@@ -36,7 +36,7 @@ def proofs(found: Sequence[Certified]) -> Section | None:
 
 
 def export_claim(found: Sequence[Certified]) -> str:
-    """Return in a sentence how many exports passed, and why others did not; "" if there is none."""
+    """Return a sentence on how many exports passed and why others failed; "" if there are none."""
     if not found:
         return ""
     failed = [each for each in found if each.verdict != "passed"]
@@ -49,7 +49,7 @@ def export_claim(found: Sequence[Certified]) -> str:
 
 
 def hop_chart(found: Certified) -> Chart | None:
-    """Draw the error of each hop beside what is allowed, on a logarithmic axis."""
+    """Draw the error of each hop and its tolerance on a logarithmic axis."""
     hops = [hop for hop in found.certificate.hops if math.isfinite(hop.error)][:_MOST_ROWS]
     if not hops:
         return None
@@ -65,11 +65,11 @@ def hop_chart(found: Certified) -> Chart | None:
     ]
     title = f"{found.name}: error of each hop"
     svg = intervals(rows, title, "largest relative error", log=True)
-    return Chart(title, "Dot: the error. Bar: what is allowed.", svg)
+    return Chart(title, "Dot: error. Bar: tolerance.", svg)
 
 
 def hop_figures(found: Certified) -> list[dict[str, object]]:
-    """Return the hops for programs; an error that is not finite is text, as in the certificate."""
+    """Return the hops for JSON; an error that is not finite is text, as in the certificate."""
     return [
         {
             "from": hop.source,

@@ -12,13 +12,13 @@ __all__ = ["Section"]
 
 @dataclass(frozen=True)
 class Section:
-    """A section: what it says in words, then its charts, then its tables.
+    """A section: its text, then its charts, then its tables.
 
     Args:
-        key: The id in the page.
-        text: How to read it.
-        claims: Its results in words, each derived from the figures.
-        pictures: (name, PNG) of pictures that belong to it.
+        key: Id in the page.
+        text: Explanation for readers.
+        claims: Results as sentences, each derived from the figures.
+        pictures: (name, PNG) of the pictures of the section.
     """
 
     key: str

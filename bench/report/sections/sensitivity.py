@@ -1,4 +1,4 @@
-"""Sensitivity: what lower precision costs, layer by layer, as the certificates of exports tell it."""
+"""Sensitivity: cost of lower precision layer by layer, from the certificates of exports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FLOAT16 = 65504
 
 
 def sensitivity(found: Sequence[Certified]) -> Section | None:
-    """Return what is known of layers in int8 and float16; None if no export went below float32 nor fused blocks."""
+    """Return a section on layers in int8 and float16; None if no export is below float32 or has fused blocks."""
     charts: list[Chart] = []
     tables: list[PlainTable] = []
     for each in found:
@@ -40,7 +40,7 @@ def sensitivity(found: Sequence[Certified]) -> Section | None:
 
 
 def precision_claims(found: Certified) -> Iterator[str]:
-    """Yield what each lower precision of an export costs, in words."""
+    """Yield a sentence on the cost of each lower precision of an export."""
     precisions = found.certificate.precisions
     int8 = precisions.get("int8")
     if isinstance(int8, Mapping):
@@ -108,7 +108,7 @@ def _table(found: Certified, layers: Sequence[Mapping[str, Any]]) -> PlainTable:
 
 
 def _fused_layers(found: Certified) -> list[Mapping[str, Any]]:
-    """Return what int8 would cost the weights of fused blocks, where no layer was quantised."""
+    """Return the errors that int8 would cause in the weights of fused blocks, if no layer was quantised."""
     layers: list[Mapping[str, Any]] = []
     for layer in found.certificate.health:
         after = layer.get("after")
