@@ -19,7 +19,7 @@ from irepdeploy.errors import CheckFailed, IrepdeployError, ModelError
 from irepdeploy.onnx_graph.written import fits_one_file, serialized, write_model
 from irepdeploy.reparam.comparator import TOLERANCES, Tolerance, compare_outputs
 from irepdeploy.verify.certificate import Certificate, Hop
-from irepdeploy.verify.equivalence import infer_all, noise_of, onnx_runner
+from irepdeploy.verify.runners import infer_all, noise_of, onnx_runner
 from irepdeploy.verify.samples import Inputs, joined, named
 
 from .diagnosis.audit import Asked, audit

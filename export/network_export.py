@@ -24,9 +24,10 @@ from irepdeploy.reparam.comparator import TOLERANCES, Tolerance
 from irepdeploy.reparam.fuse import BlockProof, fuse_with_proof
 from irepdeploy.reparam.origin import origin_of
 from irepdeploy.verify.certificate import Artefact
-from irepdeploy.verify.equivalence import infer_all, layer_errors, network_runner
+from irepdeploy.verify.equivalence import layer_errors
 from irepdeploy.verify.input_spec import spec_text
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
+from irepdeploy.verify.runners import infer_all, network_runner
 from irepdeploy.verify.samples import Inputs, named
 from irepdeploy.verify.signature import Signature
 

@@ -18,9 +18,9 @@ from irepdeploy.onnx_collapse import Collapse, collapse
 from irepdeploy.onnx_graph.precision import precision_of
 from irepdeploy.onnx_graph.written import write_model
 from irepdeploy.reparam.comparator import TOLERANCES
-from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.input_spec import spec_text
 from irepdeploy.verify.inputs import InputGroup, gather_inputs
+from irepdeploy.verify.runners import onnx_runner
 from irepdeploy.verify.samples import mapped
 
 from .collapse_facts import SWITCHED_OFF, collapse_facts, region_proofs

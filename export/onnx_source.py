@@ -29,9 +29,9 @@ from irepdeploy.onnx_graph.training_mode import made_inference
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.runtime.given_inputs import Given
 from irepdeploy.verify.declared import Declared
-from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.inputs import signature_for
 from irepdeploy.verify.onnx_process import time_limit
+from irepdeploy.verify.runners import onnx_runner
 from irepdeploy.verify.signature import Signature, settled, trial
 
 from .request.settings import Settings

@@ -28,7 +28,8 @@ from irepdeploy.onnx_graph.facts import read_onnx
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import expandable
 from irepdeploy.verify.certificate import Certificate
-from irepdeploy.verify.equivalence import onnx_runner, verify_models
+from irepdeploy.verify.equivalence import verify_models
+from irepdeploy.verify.runners import onnx_runner
 
 __all__ = ["walk"]
 

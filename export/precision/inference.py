@@ -12,7 +12,7 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
 from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import attribute_of
-from irepdeploy.verify.equivalence import onnx_runner
+from irepdeploy.verify.runners import onnx_runner
 from irepdeploy.verify.samples import Inputs, Outputs, batches, samples_in
 
 __all__ = [

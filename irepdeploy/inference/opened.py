@@ -24,8 +24,8 @@ from irepdeploy.limits import DESCRIPTION
 from irepdeploy.network.source import open_source
 from irepdeploy.parsing.json_text import JsonError, parse_json
 from irepdeploy.reparam.origin import origin_of
-from irepdeploy.verify.equivalence import infer_all, network_runner, onnx_runner
 from irepdeploy.verify.input_files import normalisation
+from irepdeploy.verify.runners import infer_all, network_runner, onnx_runner
 
 __all__ = ["OpenedDetector", "open_detector"]
 

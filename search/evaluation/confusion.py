@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,3 +28,9 @@ class Confusion:
         labels = targets.long() if targets.ndim == 1 else targets.argmax(1)
         pairs = torch.bincount(labels * classes + outputs.argmax(1), minlength=classes**2).view(classes, classes).cpu()
         self.counts = pairs if self.counts is None else self.counts + pairs
+
+    def labelled(self, names: Sequence[str]) -> tuple[np.ndarray[Any, Any] | None, Sequence[str]]:
+        """Return the counts and the names of their classes, which are numbers unless there is a name for each."""
+        if self.counts is None:
+            return None, names
+        return self.counts.numpy(), names if len(names) == len(self.counts) else [*map(str, range(len(self.counts)))]

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.data import Split, Stream, in_order
+from irepdeploy.runs.result import ScoreSet
 from irepdeploy.tasks import Classification, Task, called
 from irepdeploy.tasks.batches import wide
 from irepdeploy.tasks.jackknife import Rows, Vector
 
-__all__ = ["CLASSIFICATION", "Fitness", "Outcome", "joined", "outcome_of", "score", "statistics_of"]
+__all__ = ["CLASSIFICATION", "Fitness", "Outcome", "evaluation_batch", "joined", "outcome_of", "score", "statistics_of"]
 
 CLASSIFICATION = Classification()
+# Images per forward pass, for images up to the size of ImageNet's.
+_BATCH, _AREA = 200, 224 * 224
 
 
 @dataclass(frozen=True, order=True)
@@ -63,9 +66,22 @@ class Outcome:
         with called.blamed("contributions", f"task {self.task.name}"):
             return self.task.contributions(self.statistics).astype(np.float64)
 
+    @property
+    def score_set(self) -> ScoreSet:
+        """The figures and the interval of the score, as a result file contains them."""
+        interval = called.interval_of(self.task, self.statistics)
+        if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+            return ScoreSet(samples=len(self), figures=self.figures)
+        return ScoreSet(samples=len(self), figures=self.figures, **vars(interval))
+
     def first(self, count: int) -> Outcome:
         """Return the outcome of the first samples."""
         return Outcome(self.statistics[:, :count], self.task)
+
+
+def evaluation_batch(input_shape: Sequence[int]) -> int:
+    """Return how many samples of this shape without the batch, such as (C, H, W), to evaluate in one forward pass."""
+    return max(1, min(_BATCH, _BATCH * _AREA // max(1, math.prod(input_shape[1:]))))
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

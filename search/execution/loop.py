@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from irepdeploy.recipe import AdamSection, SgdSection
 
 __all__ = [
-    "adam", "check_finite", "check_loss", "check_score", "clip", "cosine", "memory_guard", "optimizer_of", "seed_epoch",
-    "set_rate",
+    "adam", "check_finite", "check_loss", "check_score", "clip", "cosine", "enlarge", "memory_guard", "optimizer_of",
+    "seed_epoch", "set_rate",
 ]  # fmt: skip
 
 _SMALLER_STEPS = "a smaller weights.lr, or weights.clip=1, usually helps; the last good state is kept"
@@ -55,6 +55,13 @@ def clip(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
     """Clip the norm of an optimizer's gradients; None does not clip."""
     if limit is not None:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
+
+
+def enlarge(net: nn.Module, factor: float) -> None:
+    """Scale the gradients of a last step that accumulated fewer batches than its losses were divided by."""
+    for parameter in net.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 @contextmanager

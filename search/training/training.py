@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -29,19 +28,19 @@ from irepdeploy.reparam.origin import origin_of, set_origin
 from irepdeploy.reparam.presets import preset_of
 from irepdeploy.reparam.step import set_step
 from irepdeploy.runs.journal import Epoch, Event, Start
-from irepdeploy.runs.result import ScoreSet, TrainingResult
+from irepdeploy.runs.result import TrainingResult
 from irepdeploy.runtime.compiled import compile_step, require_compiler
 from irepdeploy.runtime.memory_format import channels_last
 from irepdeploy.tasks import Classification, Detection
-from irepdeploy.tasks.called import interval_of, training_loss
+from irepdeploy.tasks.called import training_loss
 
 from ..evaluation.confusion import Confusion
 from ..evaluation.evaluate import Fitness, score
-from ..evaluation.fitness import Outcome, outcome_of
+from ..evaluation.fitness import evaluation_batch, outcome_of
 from ..evaluation.preflight import preflight
 from ..execution.device import device_name, ranks_of
 from ..execution.full_recipe import recipe_writer
-from ..execution.loop import check_finite, check_loss, check_score, clip, memory_guard, seed_epoch
+from ..execution.loop import check_finite, check_loss, check_score, clip, enlarge, memory_guard, seed_epoch
 from ..execution.progress import Advance
 from ..execution.ranks import Ranks
 from ..execution.run_folder import RunFolder, start_facts
@@ -59,8 +58,6 @@ __all__ = ["Training"]
 _SECONDS_BETWEEN_NOTES = 1.0
 # Reading the loss synchronises a GPU, so it is not read after every batch.
 _STEPS_BETWEEN_LOOKS = 50
-# Images per forward pass in evaluation, for images up to the size of ImageNet's.
-_BATCH, _AREA = 200, 224 * 224
 _BATCHES_OF_STATISTICS = 16
 
 
@@ -114,8 +111,7 @@ class Training:
         self.data, self.task = subject, subject.task
         if subject.note and self.ranks.first:
             log(subject.note)
-        area = math.prod(subject.input_shape[1:])
-        self._batch = max(1, min(_BATCH, _BATCH * _AREA // max(1, area)))
+        self._batch = evaluation_batch(subject.input_shape)
         if model is None and net is None and subject.facts:
             model = subject.net
         facts = canonical_json([recipe.model_dump_json(exclude={"scales", "search"}), digest, *identity]).decode()
@@ -282,7 +278,7 @@ class Training:
                 check_loss(float(total), self.epoch, "training", getattr(self.data.train, "images", images))
             if step + 1 == begin + parts or last:
                 if step + 1 < begin + parts:
-                    self._enlarge(parts / (step + 1 - begin))
+                    enlarge(self.net, parts / (step + 1 - begin))
                 self.steps.set_rate(self.epoch, min(step / max(steps, step + 1), 1.0), self.epoch * steps + step)
                 clip(self.optimizer, settings.weights.clip)
                 self.optimizer.step()
@@ -302,12 +298,6 @@ class Training:
         """Score the fused network on the search-validation set, with the statistics of the first rank, as saved."""
         mine = [score(self._fused(), self.data.val, self._batch, self.task)] if self.ranks.first else []
         return self.ranks.gather(mine, 1)[0]
-
-    def _enlarge(self, factor: float) -> None:
-        """Scale the gradients of a last step that accumulated fewer batches than its losses were divided by."""
-        for parameter in self.net.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
 
     def _fused(self) -> nn.Module:
         net = self.trained.eval()
@@ -341,18 +331,15 @@ class Training:
             seconds=sum(self.epoch_seconds),
             device=device_name(self.ranks.device),
             devices=self.ranks.size,
-            sets={name: _score_set(outcome) for name, outcome in outcomes.items()},
+            sets={name: outcome.score_set for name, outcome in outcomes.items()},
             **self.data.recorded,
         )
 
     def draw(self) -> None:
         """Draw the pictures of the finished run into its folder."""
         if self.ranks.first:
-            counts = self.confusion.counts
-            names = origin_of(self.net).classes
-            if counts is not None and len(names) != len(counts):
-                names = tuple(map(str, range(len(counts))))
-            save_run_pictures(self.folder.path, None if counts is None else counts.numpy(), names, "test set")
+            counts, names = self.confusion.labelled(origin_of(self.net).classes)
+            save_run_pictures(self.folder.path, counts, names, "test set")
             if isinstance(self.task, Detection) and isinstance(self._test, Stream) and self._test.by_index:
                 save_samples(self.folder.path, self._test.source, origin_of(self.net))
 
@@ -410,10 +397,3 @@ class Training:
         accuracy, negative_loss, epoch = state["best"]
         self.best = Fitness(accuracy, negative_loss), epoch
         self.epoch_seconds = state["epoch_seconds"]
-
-
-def _score_set(outcome: Outcome) -> ScoreSet:
-    interval, found = interval_of(outcome.task, outcome.statistics), outcome.figures
-    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
-        return ScoreSet(samples=len(outcome), figures=found)
-    return ScoreSet(samples=len(outcome), figures=found, **vars(interval))

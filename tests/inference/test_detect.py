@@ -27,7 +27,7 @@ from irepdeploy.inference.opened import OpenedDetector, open_detector
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.origin import Origin, set_origin
-from irepdeploy.verify.equivalence import network_runner
+from irepdeploy.verify.runners import network_runner
 
 OBJECT = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}
 

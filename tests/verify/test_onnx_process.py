@@ -24,8 +24,8 @@ from irepdeploy.testing.runner_contract import RunnerCase, RunnerContract
 from irepdeploy.verify import onnx_process
 from irepdeploy.verify.array_message import ArrayMessage, BrokenMessageError
 from irepdeploy.verify.certified import check_certified
-from irepdeploy.verify.equivalence import onnx_runner
 from irepdeploy.verify.onnx_process import OnnxProcess, OnnxProcessRunner, start_onnx_process, time_limit
+from irepdeploy.verify.runners import onnx_runner
 from support.endless_models import endless_loop, huge_constant
 from support.graph_writer import onnx_model
 
