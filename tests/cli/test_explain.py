@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from irepdeploy.cli import main
 from irepdeploy.cli.commands import explain as module
 from irepdeploy.cli.commands.explain import explain
 
+ROOT = Path(__file__).parents[2]
 KINDS = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, errors.IrepdeployError)]
 
 
@@ -41,6 +43,19 @@ def test_by_name_by_code_and_as_a_list(capsys: pytest.CaptureFixture[str]) -> No
     explain(None)
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:]]
     assert listed == list(module.sections()) and "interrupted" in listed
+
+
+def test_quoted_messages_are_those_of_the_runners() -> None:
+    page = " ".join(text for _, text in module.sections().values())
+    runners = [ROOT / "irepdeploy" / "board", ROOT / "irepdeploy" / "runtime", ROOT / "bench"]
+    code = "".join(file.read_text() for folder in runners for file in sorted(folder.glob("*.py")))
+    phrases = [
+        *("takes no", "cannot run", "has no option to disable TF32", "cannot load", "but the GPU here has"),
+        *("cannot compile this network as a whole", "cannot be captured as a CUDA graph", "unsteady"),
+        *("ONNX Runtime lacks an operator of this model", "is not part of the installed onnxruntime"),
+        *("cannot run every operator of this model, and nothing falls back", "torch.compile needs a C++ compiler"),
+    ]
+    assert [phrase for phrase in phrases if f"`{phrase}`" not in page or phrase not in code] == []
 
 
 @pytest.mark.parametrize(("name", "hint"), [("not-fusible", "did you mean not-fusable"), ("7", "one of check-failed")])
