@@ -1,6 +1,6 @@
 // Run an engine on zeros: run_engine model.engine. TensorRT 8.5 or later.
 // g++ -std=c++17 run_engine.cpp -o run_engine -I/usr/local/cuda/include -L/usr/local/cuda/lib64 -lnvinfer -lcudart
-// Its size, TensorRT and GPU are compared with its sidecar first; run_engine.py also checks its digest.
+// The sidecar is checked first: engine size, TensorRT version and GPU. run_engine.py also checks the digest.
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
@@ -28,7 +28,7 @@ std::string read(std::string const& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// One key of the sidecar, whose layout is ours: `"key": value,` on a line of its own.
+// Read one key of the sidecar, which irepdeploy writes with one `"key": value,` per line.
 std::string field(std::string const& json, std::string const& key) {
     std::smatch line;
     std::regex const form('"' + key + "\": \"?(.*?)\"?,?\n");

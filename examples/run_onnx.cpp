@@ -13,13 +13,13 @@ int main(int count, char** arguments) {
     try {
         Ort::Env env(ORT_LOGGING_LEVEL_WARNING);
         Ort::SessionOptions options;
-        options.SetIntraOpNumThreads(1);  // as many as the device can spare
+        options.SetIntraOpNumThreads(1);  // number of cores to use
         Ort::Session session(env, arguments[1], options);
         Ort::AllocatorWithDefaultOptions allocator;
         auto const memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
 
         std::vector<std::string> names;
-        std::vector<std::vector<float>> buffers;  // outlive the tensors, which do not own them
+        std::vector<std::vector<float>> buffers;  // must outlive the tensors, which do not own their data
         std::vector<Ort::Value> inputs;
         for (size_t index = 0; index < session.GetInputCount(); ++index) {
             names.emplace_back(session.GetInputNameAllocated(index, allocator).get());
@@ -29,7 +29,7 @@ int main(int count, char** arguments) {
                 return std::cerr << names.back() << ": this example feeds float32 only\n", 2;
             std::vector<int64_t> shape = tensor.GetShape();
             int64_t size = 1;
-            for (auto& each : shape) size *= each = std::max<int64_t>(each, 1);  // -1 is a free size
+            for (auto& each : shape) size *= each = std::max<int64_t>(each, 1);  // -1 is a dynamic size
             buffers.emplace_back(size, 0.0f);
             inputs.push_back(Ort::Value::CreateTensor<float>(memory, buffers.back().data(), size, shape.data(), shape.size()));
         }
