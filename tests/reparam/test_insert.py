@@ -77,7 +77,7 @@ def test_reasons_are_given_for_what_is_left_alone() -> None:
     reasons = expandable(foreign())
     assert [name for name, reason in reasons.items() if reason is not None] == ["asymmetric"]
     assert "3x5 is not square" in str(reasons["asymmetric"])
-    assert "3x3 only" in str(expandable(foreign(), "ireps")["wide"])
+    assert "only beside 3x3" in str(expandable(foreign(), "ireps")["wide"])
     assert expandable(foreign(), "dbb")["wide"] is None
 
 
