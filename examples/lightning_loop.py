@@ -1,4 +1,4 @@
-"""Search branches with PyTorch Lightning: `ird.Supernet` in a module of your own, then train, fuse, export and verify.
+"""Search for branches with `ird.Supernet` in your own Lightning module, then train, fuse, export and verify.
 
     pip install '.[examples]'    # from the clone
     python examples/lightning_loop.py
@@ -17,7 +17,7 @@ from irepdeploy.testing import assert_equivalent
 
 
 class Search(pl.LightningModule):
-    """An epoch is an evolution: the population is trained, scored, and replaced by the next one."""
+    """Each epoch is one evolution: the population is trained, scored, and replaced by the next one."""
 
     def __init__(self, net, val, **settings):
         super().__init__()

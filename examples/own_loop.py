@@ -1,4 +1,4 @@
-"""Search branches in a training loop of your own: `ird.Supernet` gives masks, gradients and scores.
+"""Search for branches in your own training loop, with masks, gradients and scores from `ird.Supernet`.
 
     python examples/own_loop.py
 

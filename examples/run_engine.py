@@ -1,6 +1,6 @@
-"""Run an engine: ``python3 run_engine.py model.engine [input.npy ...]``, inputs in the engine's order, else zeros.
+"""Run an engine: ``python3 run_engine.py model.engine [input.npy ...]``, with inputs in the engine's order or zeros.
 
-Python 3.8 with numpy, the TensorRT that built the engine, and CUDA's runtime library; nothing of irepdeploy.
+It needs Python 3.8, numpy, the TensorRT that built the engine, and CUDA's runtime library, but not irepdeploy.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ plan, sidecar = Path(path).read_bytes(), json.loads(Path(path + ".json").read_te
 
 
 def runtime():
-    # pip's wheels lie where the loader does not look; a runtime that is newer than the driver refuses to work.
+    # The loader does not find libraries of pip's wheels, and a runtime that is newer than the driver does not work.
     beside = [path for folder in sys.path for path in glob.glob(folder + "/nvidia/*/lib/libcudart.so.*")]
     for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", *sorted(beside)[::-1]):
         try:
@@ -59,7 +59,7 @@ for name in sorted(names, key=lambda name: engine.get_tensor_mode(name) != trt.T
         given = np.load(files.pop(0)) if files else np.zeros([max(size, 1) for size in engine.get_tensor_shape(name)])
         if not context.set_input_shape(name, given.shape):
             sys.exit(f"{path}: {name} cannot be of shape {given.shape}")
-    # trt.nptype of TensorRT 8.5 needs np.bool, which newer numpy does not have.
+    # trt.nptype of TensorRT 8.5 needs np.bool, which newer versions of numpy lack.
     kind = engine.get_tensor_dtype(name).name
     dtype = np.dtype({"FLOAT": "float32", "HALF": "float16"}.get(kind, kind.lower()))
     shape = tuple(context.get_tensor_shape(name))

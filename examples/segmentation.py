@@ -3,9 +3,9 @@
     pip install '.[examples]'    # from the clone
     python examples/segmentation.py
 
-Every pixel of a noisy crop gets one of four levels of brightness of the clean one. The crops are of scikit-image's
-photographs, or of the two of scikit-learn: training, validation and test have columns of their own in each picture, so
-that no pixel is in two of them. All are of the same few pictures: the scores say nothing about others.
+The network classifies every pixel of a noisy crop into four brightness levels of the clean crop. Crops are taken from
+the photographs of scikit-image, or from the two of scikit-learn. Training, validation and test use separate columns of
+each picture, so no pixel is in two of them. Since all share the same few pictures, the scores do not generalise.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ import irepdeploy as ird
 from irepdeploy.testing import assert_equivalent
 
 SIDE = 16
-# Shares of the width of each picture.
+# Share of the width of each picture for each set.
 COLUMNS = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}
 
 
@@ -39,7 +39,7 @@ class UNet(nn.Module):
 
 
 def pictures():
-    """Return photographs as arrays (height, width, 3) of bytes."""
+    """Return photographs as uint8 arrays (height, width, 3)."""
     try:
         from skimage import data
     except ImportError:
@@ -50,7 +50,7 @@ def pictures():
 
 
 def cut(part, count, seed):
-    """Return crops (count, 3, 16, 16) from the columns of a part: every third pixel of squares of 48."""
+    """Return crops (count, 3, 16, 16) from the columns of a part: every third pixel of 48x48 squares."""
     random, found = np.random.default_rng(seed), []
     photographs = pictures()
     for index in range(count):
@@ -63,7 +63,7 @@ def cut(part, count, seed):
 
 
 def crops(part, count, seed=0):
-    """Return noisy crops, and the level of each pixel of the clean ones."""
+    """Return noisy crops, and the brightness level of each pixel of the clean crops."""
     clean = torch.from_numpy(cut(part, count, seed))
     levels = (clean.mean(1) > torch.tensor([-0.7, 0.0, 0.7]).view(3, 1, 1, 1)).sum(0)
     return clean + 0.3 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)), levels

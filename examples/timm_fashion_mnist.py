@@ -21,7 +21,7 @@ from irepdeploy.testing import assert_equivalent
 
 
 def main(name="resnet10t", root=None, verify=True, train=None, val=5000, evolutions=4, epochs=4, out="fashion"):
-    # `root` is a folder with the four IDX files, where they are not those of the Debian package.
+    # `root` is a folder with the four IDX files, if they are not from the Debian package.
     data = fashion_mnist(root=root, verify=verify, train=train, val=val)
     build = functools.partial(timm.create_model, name, in_chans=1, num_classes=len(data.classes))
     both = {"train": data.train, "val": data.val, "batch_size": 128, "augment": {"flip": True, "crop": 2}}

@@ -1,1 +1,1 @@
-"""The export stage: checkpoint, fused network, ONNX, engine, each hop proved equal."""
+"""Stage export: from a checkpoint to a fused network, ONNX and an engine, with every hop verified."""

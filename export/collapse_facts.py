@@ -15,7 +15,7 @@ SWITCHED_OFF: dict[str, Any] = {"changed": False, "note": "collapse is switched 
 
 
 def collapse_facts(found: Collapse) -> dict[str, Any]:
-    """Return what changed, and every region with its errors or the reason why it stayed."""
+    """Return the changes of a collapse, and every region with its errors or the reason why it was kept."""
     before, after = found.operators_before, found.operators_after
     return {
         "changed": found.changed,

@@ -1,4 +1,4 @@
-"""Print the result of a collapse; nothing here imports torch or onnx."""
+"""Print the result of a collapse, without importing torch or onnx."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["kept_note", "show_regions", "summary"]
 
 Facts = Mapping[str, Any]
 
-# Names and numbers, by which reasons of one kind differ, and how many places of a kind are named.
+# Names and numbers, in which reasons of the same kind differ, and the number of places that are listed per kind.
 _VARIES, _NAMED = re.compile(r"'[^']*'|\d[\d,]*"), 3
 
 
@@ -36,9 +36,9 @@ def summary(facts: Facts) -> str:
 
 
 def show_regions(title: str, regions: Sequence[Facts]) -> None:
-    """Print operators, MACs and float64 errors of every region, and why a region stayed.
+    """Print operators, MACs and float64 errors of every region, and why regions were kept.
 
-    Regions of the same operators that stayed share a row, and reasons of the same kind a line.
+    Kept regions with the same operators share a row, and reasons of the same kind share a line.
     """
     alike: dict[str, list[Facts]] = {}
     for place, region in enumerate(regions):
@@ -67,9 +67,9 @@ def show_regions(title: str, regions: Sequence[Facts]) -> None:
 
 
 def kept_note(regions: Sequence[Facts]) -> str | None:
-    """Return one line about the regions that stayed, or None.
+    """Return one line about the regions that were kept, or None.
 
-    Where nothing changed there is none: the reader of a plain network would take it for a failed fuse.
+    There is none if nothing changed, since for a plain network it would look like a failed fuse.
     """
     kept = [region for region in regions if region["reason"]]
     if not kept or not any(region["collapsed"] for region in regions):
@@ -80,7 +80,7 @@ def kept_note(regions: Sequence[Facts]) -> str | None:
 
 
 def _place(name: str, reason: str) -> str:
-    """Return where a reason applies: behind an operator, or in the region of this name."""
+    """Return where a reason applies: after an operator, or in the region of this name."""
     place, _, _ = reason.rpartition("': ")
     return f"{place}'" if place else f"in {name}"
 

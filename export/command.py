@@ -41,13 +41,13 @@ def _targets() -> list[str]:
 def export(
     source: SourceArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the results; it is made if needed. [SOURCE-export]")
+        Path | None, typer.Option("--out", "-o", help="Output folder, created if missing. [SOURCE-export]")
     ] = None,
     target: Annotated[
         str,
         typer.Option(
             "--target",
-            help="Where it will run: ort, trt, trt-10, trt-11, xavier-jp5, orin-jp6 or rtx.",
+            help="Deployment target: ort, trt, trt-10, trt-11, xavier-jp5, orin-jp6 or rtx.",
             autocompletion=names(_targets),
         ),
     ] = "ort",
@@ -61,7 +61,7 @@ def export(
         ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", help="Percentage points of accuracy that int8 may lose.")
+        float, typer.Option("--max-drop", help="Largest loss of accuracy by int8, in percentage points.")
     ] = 0.5,
     inputs: InputsOption = None,
     model: ModelOption = None,
@@ -71,33 +71,35 @@ def export(
     ] = None,
     input_shape: InputShapeOption = None,
     output_names: Annotated[
-        str | None, typer.Option("--output-names", help="Names of the outputs in their order, such as a,b.")
+        str | None, typer.Option("--output-names", help="Names of the outputs in order, such as a,b.")
     ] = None,
     detections: Annotated[
         str,
         typer.Option(
             "--detections",
             metavar="MODE",
-            help="What a detector returns: raw heads (raw), its best detections (topk), the best ones that overlap no "
-            "better one (nms), or the same by TensorRT's EfficientNMS_TRT (plugin).",
+            help="Output of a detector: raw heads (raw), best detections (topk), best detections after non-maximum "
+            "suppression (nms), or the same with TensorRT's EfficientNMS_TRT (plugin).",
         ),
     ] = "raw",
     score: Annotated[
-        float | None, typer.Option("--score", help="Score that a detection must exceed. [the detector's own]")
+        float | None, typer.Option("--score", help="Score threshold of detections. [the detector's own]")
     ] = None,
     iou: Annotated[
-        float | None, typer.Option("--iou", help="Overlap above which the worse of two goes. [the detector's own]")
+        float | None,
+        typer.Option("--iou", help="IoU above which the lower-scored box is suppressed. [the detector's own]"),
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option("--max-detections", help="Most detections in an image. [the detector's own]")
+        int | None,
+        typer.Option("--max-detections", help="Maximum number of detections per image. [the detector's own]"),
     ] = None,
     annotations: Annotated[
         Path | None,
         typer.Option(
             "--annotations",
             metavar="FILE",
-            help="Objects in the images of --inputs, as COCO has them: int8 of a detector may lose --max-drop of "
-            "the average precision. [annotations.json among them, or what the float32 detector finds]",
+            help="Objects in the images of --inputs, in COCO format, to measure the loss of a detector in int8. "
+            "[annotations.json next to them, or the detections of the float32 detector]",
         ),
     ] = None,
     bake_preprocess: Annotated[
@@ -105,35 +107,37 @@ def export(
         typer.Option(
             "--bake-preprocess",
             metavar="LAYOUT,ORDER",
-            help="Let the model take uint8 images: nhwc or nchw, rgb or bgr.",
+            help="Make the model take uint8 images: nhwc or nchw, rgb or bgr.",
         ),
     ] = None,
     mean: Annotated[
         str | None, typer.Option("--mean", help="Mean of each channel, for --bake-preprocess. [the data set's]")
     ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Standard deviation of each channel, likewise.")] = None,
+    std: Annotated[
+        str | None, typer.Option("--std", help="Standard deviation of each channel. [the data set's]")
+    ] = None,
     tf32: Annotated[bool, typer.Option("--tf32", help="Allow float32 layers of an engine to round to TF32.")] = False,
     workspace: Annotated[
         str | None, typer.Option("--workspace", help="Memory limit of the builder, such as 1GiB. [its default]")
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option("--timing-cache", help="File in which the builder keeps its timings from run to run.")
+        Path | None, typer.Option("--timing-cache", help="File in which the builder keeps timings between runs.")
     ] = None,
     dla: Annotated[int | None, typer.Option("--dla", min=0, help="DLA core, if the target has one.")] = None,
     no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Do not run onnx-simplifier.")] = False,
     external_data: Annotated[
         bool,
         typer.Option(
-            "--external-data", help="Write the weights to FILE.data beside the ONNX file, as always above 2 GiB."
+            "--external-data", help="Write the weights to FILE.data next to the ONNX file (always done above 2 GiB)."
         ),
     ] = False,
-    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep every operator; merge none.")] = False,
+    no_collapse: Annotated[bool, typer.Option("--no-collapse", help="Keep all operators; do not merge any.")] = False,
     border: Annotated[
         str,
         typer.Option(
             "--border",
-            help="For regions that are no convolution at the border: refuse to merge them, or map: merge them and add "
-            "a constant map.",
+            help="For regions that are not a convolution at the border: refuse to merge them, or merge them and add a "
+            "constant map.",
         ),
     ] = "refuse",
     explain: Annotated[bool, typer.Option("--explain", help="Print what would be merged, and write nothing.")] = False,
@@ -142,7 +146,7 @@ def export(
 ) -> None:
     """Fuse a network, write ONNX, verify the outputs after every step, and certify the result.
 
-    Parallel and chained linear operators of the ONNX graph become single convolutions.
+    Parallel and chained linear operators of the ONNX graph are merged into single convolutions.
 
     Example: irepdeploy export run/trained.pt --out build
     """
@@ -158,8 +162,8 @@ def export(
 
     from .simplify import Simplifier
 
-    # Read when torch is loaded. Threads that spin while waiting take the core that the simplifier needs, and on a busy
-    # machine they cost several times what they compute.
+    # Read when torch is loaded. Spinning threads take the core that the simplifier needs, and on a busy machine they
+    # cost several times their work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Both import their modules while torch is imported here.
     start_onnx_process()
@@ -252,7 +256,7 @@ def _explain(
 
 
 def _advance(task: ProgressTask, step: str, news: str | None) -> None:
-    # By then the file is known to be readable.
+    # At this point the file is known to be readable.
     if news is not None and step == "loaded":
         log(news)
     task.advance(note=step)
@@ -262,7 +266,7 @@ def _advance(task: ProgressTask, step: str, news: str | None) -> None:
 def _without_collector() -> Iterator[None]:
     """Import without the garbage collector, which would traverse hundreds of thousands of permanent objects."""
     if "torch" in sys.modules:
-        # Imported already, or another program's process.
+        # Already imported, or in the process of another program.
         yield
         return
     gc.disable()

@@ -1,4 +1,4 @@
-"""The step that makes the files of a detector give detections instead of raw heads."""
+"""Export step that makes the files of a detector return detections instead of raw heads."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ _CANDIDATES = ("candidate_boxes", "candidate_scores")
 def check_detections(
     source: Exportable, settings: Settings, precisions: Sequence[str], *, given: bool
 ) -> Detector | None:
-    """Return the detector that is exported, or None for another network; `given`: there are inputs of the user's.
+    """Return the detector to export, or None for another network; `given` tells whether the user gave inputs.
 
     Raises:
-        InputError: The settings ask for detections, and there is no detector, or something else that excludes them.
+        InputError: The settings ask for detections, but the network is no detector or another setting excludes them.
     """
     model = getattr(source, "model", None)
     rule = settings.detection_rule
     if settings.annotations is not None and not (isinstance(model, Detector) and "int8" in precisions and given):
         hint = "add --precision fp32,int8 --inputs DIR" if isinstance(model, Detector) else "omit it"
-        raise InputError("it is for int8 of a detector on images of yours", where="--annotations", hint=hint)
+        raise InputError("only used for int8 of a detector with --inputs", where="--annotations", hint=hint)
     if isinstance(model, Detector):
         if rule.mode != "raw" and settings.output_names is not None:
             hint = f"omit it: they are {', '.join(DETECTION_NAMES)}"
@@ -69,9 +69,9 @@ def check_detections(
 
 
 def add_detections(job: Job, prepared: Prepared, detector: Detector, preprocessing: Preprocessing | None) -> Prepared:
-    """Append the decoding of the heads to every file, in float32, and compare it with that of torch on the same heads.
+    """Append the decoding of the heads to every file, in float32, and compare it with torch's on the same heads.
 
-    Beside the files goes a description of what they take and give.
+    A description of inputs and outputs is written next to the files.
     """
     rule = job.settings.detection_rule
     baked = {} if preprocessing is None else preprocessing.to_dict()
@@ -87,7 +87,7 @@ def add_detections(job: Job, prepared: Prepared, detector: Detector, preprocessi
 def detector_facts(
     detector: Detector, origin: Origin, rule: DetectionRule, baked: Mapping[str, Any] | None = None
 ) -> DetectorFacts:
-    """Return what a detector takes and gives, by where its weights come from."""
+    """Return a description of the inputs and outputs of a detector, according to the origin of its weights."""
     mean, std = normalisation(origin.dataset)
     data = dataset_facts(origin.dataset)
     classes = origin.classes or (() if data is None else data.classes)
@@ -107,7 +107,7 @@ def _decoded(job: Job, prepared: Prepared, detector: Detector, facts: DetectorFa
             decoding = _written(job, own, _specs(model, heads), DETECTION_NAMES, opset_of(model))
         if rule.mode == "plugin":
             prepared = _with_plugin(job, prepared, detector, facts, model, path)
-        # As many rounds of suppression as it takes, and not those of the file.
+        # As many rounds of suppression as needed, not the number fixed in the file.
         merged = _appended(job, model, decoding, Decoding(detector, rule), DETECTION_NAMES, path)
         merged.metadata_props.add(key=DETECTIONS_KEY, value=json.dumps(facts.to_dict()))
         write_model(merged, path, external=prepared.asked.external)
@@ -125,9 +125,9 @@ def _decoded(job: Job, prepared: Prepared, detector: Detector, facts: DetectorFa
 def _appended(
     job: Job, model: onnx.ModelProto, added: onnx.ModelProto, in_torch: nn.Module, names: Sequence[str], path: Path
 ) -> onnx.ModelProto:
-    """Return a model with what its heads are decoded to, compared with torch on the heads of the same run.
+    """Return a model with the decoded heads as outputs, compared with torch on the heads of the same run.
 
-    Of another run they differ in the last bits, and of nearly equal scores that decides which box suppresses others.
+    Heads of another run differ in the last bits, which decides among nearly equal scores which box suppresses others.
     """
     heads = list(job.source.origin.output_names)
     merged, inside = joined_models(model, added, heads, _PREFIX)
@@ -146,7 +146,7 @@ def _appended(
 def _with_plugin(
     job: Job, prepared: Prepared, detector: Detector, facts: DetectorFacts, model: onnx.ModelProto, path: Path
 ) -> Prepared:
-    """Write a second file that gives its detections by EfficientNMS_TRT; its candidates are compared, it is not run."""
+    """Write a second file with EfficientNMS_TRT. The candidates are compared; the plugin itself is not run."""
     rule, heads = facts.rule, list(job.source.origin.output_names)
     specs = _specs(model, heads)
     candidates = _written(job, Candidates(detector), specs, _CANDIDATES, opset_of(model))
@@ -160,7 +160,7 @@ def _with_plugin(
 
 
 def _specs(model: onnx.ModelProto, heads: Sequence[str]) -> list[TensorSpec]:
-    """Return the heads as inputs of their decoding, in the order of the detector, under names that it does not use."""
+    """Return the heads as inputs of the decoding, in the order of the detector, under names that it does not use."""
     found = {}
     for value in model.graph.output:
         sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]

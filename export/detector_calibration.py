@@ -1,4 +1,4 @@
-"""Calibrate a detector for int8 on images; what may not be lost is average precision."""
+"""Calibrate a detector for int8 on images and measure its loss as average precision."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from .precision.calibration import CalibrationData
 __all__ = ["detector_calibration"]
 
 _CALIBRATION, _EVALUATION = 128, 200
-# Of images: heads are larger than they are, and all are in memory.
+# Maximum number of images: their heads, which are larger than the images, are all held in memory.
 _BYTES, _FEW = 256 << 20, 16
-# Score from which a detection of the float32 detector stands for an object, where nothing is annotated.
+# Score from which a detection of the float32 detector counts as an object if there are no annotations.
 _SURE = 0.3
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image as the network takes it, its scales across and down, and its size (height, width)."""
+    """An image as the network takes it, its horizontal and vertical scales, and its size (height, width)."""
 
     array: np.ndarray[Any, Any]
     scale: tuple[float, float]
@@ -57,17 +57,18 @@ def detector_calibration(
     given: Given | None = None,
     annotations: str | os.PathLike[str] | None = None,
 ) -> CalibrationData:
-    """Return images to calibrate with, and images to measure the average precision on.
+    """Return images for calibration, and images on which average precision is measured.
 
-    Of a folder every second image is for the one and the others for the other. Without annotations what the float32
-    detector finds in the images takes the place of objects.
+    The images of a folder alternate between the two. Without annotations, the detections of the float32 detector
+    replace the objects.
 
     Args:
-        detector: The detector, in eval mode.
-        facts: What it takes.
-        origin: Its data set: canvases of `shapes` need no files, and their search-validation set is measured.
-        given: A folder of images; None for those canvases.
-        annotations: Their objects in COCO's format; None: ``annotations.json`` in the folder, if there is one.
+        detector: Detector in eval mode.
+        facts: Description of its inputs.
+        origin: Origin with its data set. Canvases of `shapes` need no files; precision is measured on their
+            search-validation set.
+        given: Folder of images; None for these canvases.
+        annotations: Objects in COCO format. None: ``annotations.json`` in the folder, if it exists.
 
     Raises:
         InputError: There is no folder and no such data set, or the annotations do not fit.
@@ -77,9 +78,9 @@ def detector_calibration(
     shape = origin.input_shape
     if origin.dataset != SHAPES.name or shape[0] != 1 or shape[1] != shape[2]:
         raise InputError(
-            "the loss of a detector is that of its average precision, and its data set is not at hand",
+            "the loss of a detector is measured as average precision, and its data set is not available",
             where="--precision int8",
-            hint="give images with --inputs DIR, and what is in them with --annotations FILE",
+            hint="give images with --inputs DIR, and their objects with --annotations FILE",
         )
     data = shapes(size=shape[1], train=_CALIBRATION, val=_EVALUATION)
     parts = [np.stack([part[index][0].numpy() for index in range(len(part))]) for part in (data.train, data.val)]
@@ -97,10 +98,10 @@ class _Score:
 
     Args:
         detector: The detector.
-        names: Its outputs.
+        names: Names of its outputs.
         images: The images.
-        targets: Objects in them, in pixels of the images.
-        labels: (classes,) the label there of each class of the detector; None: the same.
+        targets: Objects in the images, in pixels.
+        labels: (classes,) annotation label of each class of the detector. None: the same labels.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ def _of_folder(
     files = image_files([folder]) if known is None else annotated_files(folder, known)
     files = files[: max(_FEW, min(2 * _EVALUATION, _BYTES // (4 * math.prod(facts.input_shape))))]
     images = [_read(file, facts, None if known is None else known.targets[place]) for place, file in enumerate(files)]
-    # Too few to be divided.
+    # Too few images to be divided.
     every = len(images) < _FEW
     measured = images if every else images[1::2]
     score = _Score(detector, origin.output_names, measured, [], labels)
@@ -155,8 +156,8 @@ def _of_folder(
     else:
         score.targets = known.targets[: len(files)] if every else known.targets[1 : len(files) : 2]
         if not score(heads):
-            # Nothing could be lost.
-            hint = "are they of these images, as left, top, width and height?"
+            # No loss could be measured.
+            hint = "do they belong to these images, as left, top, width and height?"
             raise InputError("the float32 detector finds none of the annotated objects", where=path, hint=hint)
     name = f"{folder}, {'objects by the float32 detector' if known is None else 'annotated'}"
     seen = images if every else images[::2]
@@ -180,7 +181,7 @@ def _heads(detector: Detector, score: _Score) -> dict[str, np.ndarray[Any, Any]]
 
 
 def _by_float32(score: _Score, heads: Mapping[str, Any], folder: Path) -> list[Target]:
-    """Return what the float32 detector is sure of as objects."""
+    """Return confident detections of the float32 detector as objects."""
     targets = []
     for place, found in enumerate(score.found(heads)):
         sure = found.above(_SURE)
@@ -188,5 +189,5 @@ def _by_float32(score: _Score, heads: Mapping[str, Any], folder: Path) -> list[T
         targets.append(Target(sure.boxes, sure.labels, none, place, score.images[place].size))
     if not any(map(len, targets)):
         hint = "give images with objects, or --annotations FILE"
-        raise InputError(f"nothing that scores at least {_SURE:g} is found in these images", where=folder, hint=hint)
+        raise InputError(f"no detection in these images has a score of at least {_SURE:g}", where=folder, hint=hint)
     return targets

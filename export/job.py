@@ -40,7 +40,7 @@ Locate = Callable[[Tolerance], "LayerError | None"]
 
 
 class Form(NamedTuple):
-    """One form of what is exported: its name in the certificate, and its outputs on the inputs of the export."""
+    """A form of the exported network: its name in the certificate, and its outputs on the inputs of the export."""
 
     name: str
     outputs: Outputs
@@ -51,9 +51,9 @@ class Job:
     """An export in its staging folder.
 
     Attributes:
-        target: Target of the request, as it is on this machine.
-        certificate: Record of every check; it is complete when the last step is done.
-        report: Called with the name of each finished step.
+        target: Target of the request, with the limits of this machine.
+        certificate: Record of every check, complete after the last step.
+        report: Function called with the name of each finished step.
         simplifier: Running onnx-simplifier, if the caller started one.
         noise: Noise of the source by output, once it has run; see `noise_of`.
     """
@@ -84,18 +84,18 @@ class Job:
             raise ModelError("exceeds 2 GiB, and an engine is built from a single file", where=self.source.label)
 
     def runnable(self, model: onnx.ModelProto) -> bytes | Path:
-        """Return a model as ONNX Runtime takes it: its bytes, or above 2 GiB a file in the staging folder."""
+        """Return a model in a form for ONNX Runtime: its bytes or, above 2 GiB, a file in the staging folder."""
         if fits_one_file(model):
             return serialized(model)
         return write_model(model, self.folder / f"{next(self._numbers)}.onnx")[-1]
 
     def run(self, model: bytes | Path, inputs: Inputs | None = None) -> Outputs:
-        """Return the outputs of an ONNX model on the inputs of the export, or on other ones."""
+        """Return the outputs of an ONNX model on `inputs`, by default those of the export."""
         with onnx_runner(model) as runner:
             return infer_all(runner, self.inputs if inputs is None else inputs)
 
     def run_source(self, runner: Runner, unoptimized: Runner | None = None) -> Outputs:
-        """Return the outputs of the source and measure its noise, which every comparison allows for."""
+        """Return the outputs of the source and measure its noise, which all comparisons tolerate."""
         with runner:
             outputs = infer_all(runner, self.inputs)
             self.noise.update(noise_of(runner, self.inputs, outputs, unoptimized))
@@ -104,7 +104,7 @@ class Job:
     def audit(
         self, path: Path, specs: Sequence[TensorSpec], asked: Asked, *, outputs: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """Audit a file, whose outputs are those of the source unless others are given, and return the findings."""
+        """Audit a file and return the findings. The expected outputs are `outputs`, by default those of the source."""
         try:
             return audit(path, self.target, specs, outputs or self.source.origin.output_names, asked)
         except CheckFailed as error:
@@ -124,8 +124,14 @@ class Job:
     ) -> None:
         """Compare two forms, record the comparison in the certificate, and raise CheckFailed if they differ.
 
-        `layers` are the errors of single layers where they were measured, `inputs` describes other inputs than those of
-        the export, `locate` finds the first layer that differs, and `hint` says what to do then.
+        Args:
+            reference: Form to compare with.
+            result: Form to check.
+            layers: Errors of single layers, if measured.
+            tolerance: Allowed difference.
+            inputs: Description of the inputs, if they are not those of the export.
+            locate: Function that finds the first layer that differs.
+            hint: How to fix a failure.
         """
         comparison = compare_outputs(reference.outputs, result.outputs, tolerance, layers=layers, noise=self.noise)
         described = comparison.to_dict()

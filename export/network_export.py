@@ -1,4 +1,4 @@
-"""Export of a network: fuse, write ONNX, simplify and collapse it, with a comparison after every step."""
+"""Export of a network: fuse it, write ONNX, simplify and collapse, with a comparison after every step."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ __all__ = ["FUSED", "NetworkExport"]
 FUSED = "fused.pt"
 _ONNX = "model.onnx"
 _NETWORK, _FUSED_STATE = "network", "fused state"
-# Floating-point types, the least exact first.
+# Floating-point types, in order of increasing precision.
 _COARSEST = (
     "float4_e2m1fn_x2", "float8_e8m0fnu", "float8_e5m2fnuz", "float8_e5m2", "float8_e4m3fnuz", "float8_e4m3fn",
     "bfloat16", "float16", "float64",
@@ -87,14 +87,14 @@ class NetworkExport(Exportable):
         return target.opset, target.ir_version
 
     def prepare(self, job: Job) -> Prepared:
-        """Fuse, write ONNX, simplify and collapse it."""
+        """Fuse the network, write ONNX, simplify and collapse it."""
         path = job.folder / FUSED
         # The simplifier is started first, since its imports take longer than its work.
         with _started(job) as simplifier, ThreadPoolExecutor(1) as pool:
             network = self._as_float32(job)
             blocks = with_blocks(self.model)
             fused, proofs = (self.model, []) if blocks is None else fuse_with_proof(blocks)
-            # Written and hashed while the rest goes on.
+            # Write and hash it while the rest continues.
             saved = pool.submit(lambda: Artefact.of(save(fused, path)))
             final = network
             if blocks is not None:
@@ -126,7 +126,7 @@ class NetworkExport(Exportable):
         return dataclasses.replace(prepared, files=(*prepared.files, path), hashed={path: artefact})
 
     def _as_float32(self, job: Job) -> Form:
-        """Return the outputs of the network, compared with those at its own precision if that is another one."""
+        """Return the outputs of the network in float32, compared with those at its own precision if it differs."""
         found = Form(_NETWORK, job.run_source(network_runner(self.model), network_runner(self.model, plain=True)))
         if self.given is None:
             return found
@@ -134,7 +134,7 @@ class NetworkExport(Exportable):
         written = f"weights of {' and '.join(precisions)} written as float32"
         with network_runner(self.given, self.origin.specs, self.origin.output_names) as runner:
             own = Form(f"network in {precisions[0]}", infer_all(runner, job.inputs))
-        # Its outputs are those of float32 rounded at every layer.
+        # At its own precision, outputs are those of float32, rounded at every layer.
         tolerance = TOLERANCES[precisions[0] if precisions[0] in TOLERANCES else "bfloat16"]
         tolerance = TOLERANCES["float32"] if precisions == ["float64"] else tolerance
         job.gate(own, found, tolerance=tolerance)
@@ -152,7 +152,7 @@ class NetworkExport(Exportable):
         job.certificate.size = {state: dataclasses.asdict(counts) for state, counts in sizes.items()}
 
     def _write(self, job: Job, fused: nn.Module) -> Prepared:
-        """Write ONNX and audit it; its outputs are not known yet."""
+        """Write ONNX and audit it, without running it yet."""
         batch = (self.signature.size or 1) if job.settings.dynamic_batch is None else None
         specs = [spec.with_batch(batch) for spec in self.origin.specs]
         metadata = metadata_of(origin_of(fused))
@@ -182,7 +182,7 @@ def _started(job: Job) -> contextlib.AbstractContextManager[Simplifier | None]:
 
 
 def _simplified(job: Job, prepared: Prepared, result: Simplified) -> Prepared:
-    """Replace the ONNX file by the simplified one, unless that fails a check."""
+    """Replace the ONNX file with the simplified one, unless that fails a check."""
     certificate, path = job.certificate, prepared.onnx
     certificate.onnx["simplifier"] = result.note
     if result.content is None:
@@ -204,7 +204,7 @@ def _simplified(job: Job, prepared: Prepared, result: Simplified) -> Prepared:
 
 
 def _collapsed(job: Job, prepared: Prepared) -> Prepared:
-    """Replace the ONNX file by the collapsed one: blocks that other people wrote become convolutions too."""
+    """Replace the ONNX file with the collapsed one, so that user-defined blocks become convolutions too."""
     certificate, path = job.certificate, prepared.onnx
     if not job.settings.collapse:
         certificate.onnx["collapse"] = SWITCHED_OFF
@@ -225,7 +225,7 @@ def _collapsed(job: Job, prepared: Prepared) -> Prepared:
 
 
 def _moved_outside(job: Job, prepared: Prepared) -> Prepared:
-    """Write the weights beside the ONNX file."""
+    """Write the weights to a file next to the ONNX file."""
     path, before = prepared.onnx, Form(_ONNX, prepared.outputs)
     files = write_model(open_model(path), path, external=True)
     asked = dataclasses.replace(prepared.asked, external=True)

@@ -38,10 +38,13 @@ __all__ = ["as_static", "asked_batch", "metadata_of", "open_network", "precision
 
 
 def open_network(request: ExportRequest) -> tuple[Source, nn.Module | None]:
-    """Open a network whose Origin names its inputs, with float32 weights, and return it as given too if it has others.
+    """Open a network with float32 weights and an Origin that names its inputs.
+
+    Returns:
+        The source, and the network as given if its weights are not float32, else None.
 
     Raises:
-        ModelError: Its weights are complex numbers.
+        ModelError: The weights are complex numbers.
     """
     source, settings = request.source, request.settings
     if isinstance(source, nn.Module) and any(module.training for module in source.modules()):
@@ -58,7 +61,7 @@ def open_network(request: ExportRequest) -> tuple[Source, nn.Module | None]:
 
 
 def precisions_in(model: nn.Module) -> set[str]:
-    """Return the types of the weights that are no whole numbers."""
+    """Return the types of all weights that are not integers."""
     tensors = (*model.parameters(), *model.buffers())
     kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}
     return {str(kind).removeprefix("torch.") for kind in kinds}
@@ -67,7 +70,7 @@ def precisions_in(model: nn.Module) -> set[str]:
 def _in_float32(model: nn.Module, label: str) -> nn.Module:
     """Return a copy with float32 weights and inputs."""
     if any(kind.startswith("complex") for kind in precisions_in(model)):
-        raise ModelError("ONNX has no convolutions of complex numbers", where=label, hint="export a real network")
+        raise ModelError("ONNX has no complex convolutions", where=label, hint="export a network with real weights")
     origin = origin_of(model)
     found = set_origin(copy.deepcopy(model).float().eval(), origin)
     inputs = tuple(spec._replace(dtype="float32") if "float" in spec.dtype else spec for spec in origin.inputs)
@@ -75,7 +78,7 @@ def _in_float32(model: nn.Module, label: str) -> nn.Module:
 
 
 def asked_batch(settings: Settings, specs: Sequence[TensorSpec]) -> int:
-    """Return the batch size that the input shapes ask for, else 1; in `specs`, the resulting inputs, it is None."""
+    """Return the batch size given by the input shapes, else 1; in `specs`, the resulting inputs, it is None."""
     by_name = asked_by_name(settings.inputs, [spec.name for spec in specs])
     sizes = [
         by_name[spec.name].shape[spec.shape.index(None)]
@@ -111,7 +114,7 @@ def as_static(source: Source) -> Source:
 def with_signature(source: Source, settings: Settings) -> tuple[Source, Signature]:
     """Return the source with an Origin that names its outputs, and its signature.
 
-    A foreign network runs with batches of 1 and 2, which shows where the batch is in its outputs.
+    A foreign network is run with batches of 1 and 2 to find the batch dimension of its outputs.
     """
     origin = source.origin
     signature = Signature.of(origin.specs)
@@ -124,7 +127,7 @@ def with_signature(source: Source, settings: Settings) -> tuple[Source, Signatur
         try:
             with torch.inference_mode():
                 returned = source.model(*(torch.from_numpy(np.ascontiguousarray(array)) for array in feeds.values()))
-        except Exception as error:  # whatever a foreign forward raises
+        except Exception as error:  # a foreign forward may raise anything
             shapes = ", ".join(map(str, origin.specs))
             raise ModelError(f"forward does not accept {shapes}: {first_line(error)}", where=source.label) from error
         known = settings.output_names or (origin.output_names if isinstance(returned, torch.Tensor) else None)
@@ -140,11 +143,11 @@ def with_signature(source: Source, settings: Settings) -> tuple[Source, Signatur
 
 
 def metadata_of(origin: Origin) -> dict[str, str]:
-    """Return the metadata of an ONNX file; the same irepdeploy writes the same for every export of one network."""
+    """Return the metadata of an ONNX file, which are the same for every export of a network by the same version."""
     found: dict[str, Any] = {"version": irepdeploy.__version__, "net": origin.net or origin.factory}
     git = commit()
     if git["sha"] != UNKNOWN:
-        # As in `git describe`: a modified tree is not the commit.
+        # Marked as in `git describe`, since a modified tree differs from the commit.
         found["commit"] = f"{git['sha']}-dirty" if git["dirty"] else git["sha"]
     digest = branches_digest(origin)
     if digest:

@@ -1,4 +1,4 @@
-"""Export of an ONNX file: collapse it, proved region by region and as a whole."""
+"""Export of an ONNX file: collapse it, and verify every region and the whole file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .target.target import Target, target_of
 __all__ = ["OnnxExport"]
 
 _ONNX, _GIVEN = "model.onnx", "given ONNX"
-# Operators of a quantised file are kept, so its outputs stay as close as floats.
+# The operators of a quantised file are kept, so its outputs are held to the same tolerance as floats.
 _TOLERANCES = {"fp64": "float32", "fp32": "float32", "int8": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -83,7 +83,7 @@ class OnnxExport(Exportable):
         outside = job.settings.external_data
         same = isinstance(content, bytes) and not changed and not outside
         if same and self._is_only_precision(job):
-            # The same bytes: one input of each kind shows that they run.
+            # The bytes are unchanged, so one input of each kind suffices to show that they run.
             self.groups = [replace(group, array=mapped(group.array, lambda each: each[:1])) for group in self.groups]
         reference = Form(_GIVEN, self._reference(job, given))
         if source.accepted is not source.model:
@@ -137,7 +137,7 @@ class OnnxExport(Exportable):
         return found
 
     def _for_target(self, job: Job) -> tuple[bytes | Path | None, onnx.ModelProto]:
-        """Return the model in the opset and IR version of the target, and the file if it is exactly that."""
+        """Return the file if it already has the opset and IR version of the target, and the model in these versions."""
         source, target = self.source, job.target
         model = source.accepted
         if target.engine is None or model.ir_version <= target.ir_version:
@@ -150,7 +150,7 @@ class OnnxExport(Exportable):
         return None, model
 
     def _declare_output_sizes(self, model: onnx.ModelProto) -> None:
-        """Infer the sizes that the file leaves open in its outputs though all inputs are static."""
+        """Infer output sizes that the file leaves open although all inputs are static."""
         static = all(None not in spec.shape for spec in self.source.specs)
         open_ones = (
             dim for value in model.graph.output for dim in value.type.tensor_type.shape.dim if dim.dim_value < 1
@@ -180,7 +180,7 @@ class OnnxExport(Exportable):
 
     @property
     def _compared_at(self) -> list[str]:
-        """The inputs with free sizes, at the sizes of the comparison, as on the command line."""
+        """Return the inputs with dynamic sizes, with the sizes of the comparison, in command-line form."""
         return [
             spec_text(spec)
             for spec, own in zip(self.signature.inputs, self.source.specs, strict=True)

@@ -39,13 +39,13 @@ from .target.target import Target
 
 __all__ = ["OnnxSource", "Takes", "declare_output_sizes", "given_onnx", "open_onnx"]
 
-# Before this IR version every weight has to be an input too, and is a constant all the same.
+# Before this IR version every weight must also be listed as an input, although it is a constant.
 _FREE_WEIGHTS = 4
 
 
 @dataclass(frozen=True)
 class Takes:
-    """What a target takes of ONNX: the range of opsets, operators (None: all), whether reductions read their axes."""
+    """ONNX features that a target accepts: opsets, operators (None: all), and reductions with axes as an input."""
 
     opsets: tuple[int, int]
     operators: frozenset[str] | None = None
@@ -53,13 +53,13 @@ class Takes:
 
     @classmethod
     def of(cls, target: Target, low: int = 0) -> Self:
-        """Return what a target takes, in opsets from `low` on."""
+        """Return the features of a target, in opsets from `low` on."""
         least, most = target.allowed_opsets
         return cls((max(least, low), most), target.operators, "Reduce with axes as input" not in target.forbidden)
 
     @property
     def is_limited(self) -> bool:
-        """Whether not everything of these opsets is taken."""
+        """Whether some features of these opsets are not accepted."""
         return self.operators is not None or not self.reduce_inputs
 
 
@@ -69,12 +69,12 @@ class OnnxSource:
 
     Args:
         model: The file in inference form, its nodes in order, with the requested sizes declared.
-        content: The file if `model` is exactly that: its bytes, or its path if its weights lie beside it.
+        content: The file if it equals `model`: its bytes, or its path if it has external weights.
         accepted: `model` in an opset that the target accepts; the same object if it was not converted.
-        changes: Description of what `accepted` differs in from the file.
+        changes: Description of the differences between `accepted` and the file.
         specs: Inputs as declared; None is a dynamic dimension.
-        origin: Inputs with the sizes to compare at, and outputs.
-        signature: The inputs to compare on, and where the batch is.
+        origin: Outputs, and inputs with the sizes used in comparisons.
+        signature: Inputs of the comparisons and their batch dimensions.
     """
 
     model: onnx.ModelProto
@@ -91,7 +91,7 @@ class OnnxSource:
 
 
 def given_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Read an ONNX file in inference form with its nodes in order; say what was changed for that."""
+    """Read an ONNX file in inference form with its nodes in order; also return the changes that this needed."""
     model, changes = open_model(path, ordered=False), []
     if model.functions:
         model = inlined(model)
@@ -117,8 +117,8 @@ def open_onnx(
 ) -> OnnxSource:
     """Read an ONNX file.
 
-    `input_shape` fixes dynamic dimensions, that of the batch too unless its range is given; `given` inputs determine
-    the remaining ones for the comparison. A file that a target does not take as it is, is converted to what it `takes`.
+    `input_shape` fixes dynamic dimensions, including the batch unless its range is given; `given` inputs determine the
+    remaining ones for the comparison. A file that the target does not accept is converted as far as it `takes`.
     """
     label = os.fspath(path)
     model, changes = given_onnx(path)
@@ -135,7 +135,7 @@ def open_onnx(
         _declare_sizes(model, fixed.specs, label)
         content = None
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    # Only a hint: an unknown name means photographs.
+    # Only a hint: for an unknown name, photographs are used.
     dataset = metadata.get("irepdeploy.dataset")
     dataset = dataset if dataset in DATASETS else None
     facts = {
@@ -160,7 +160,7 @@ def open_onnx(
         # Descriptions of networks with a single image input are found there.
         origin = replace(origin, inputs=(), input_name=only.name, input_shape=only.sample)
     if not all(map(_has_shape, model.graph.output)):
-        # ONNX Runtime needs none; the checker and the parsers of engines do.
+        # ONNX Runtime does not need output sizes, but the checker and the parsers of engines do.
         declare_output_sizes(model)
         _declare_ranks(model, label, signature)
         content, changes = None, (*changes, "sizes of its outputs declared")
@@ -182,7 +182,7 @@ def open_onnx(
 
 
 def _accepted(model: onnx.ModelProto, takes: Takes | None, label: str) -> tuple[onnx.ModelProto, str]:
-    """Return the model as a target takes it, and what was changed for that; the same object if nothing was."""
+    """Return the model in a form that the target accepts (the same object if unchanged), and the changes."""
     opset = opset_of(model)
     low, high = takes.opsets if takes else (opset, opset)
     wanted = min(max(opset, low), high)
@@ -219,7 +219,7 @@ def _dimensions(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
 
 
 def _signature(model: onnx.ModelProto, declared: Declared, settings: Settings, given: Given | None) -> Signature:
-    """Return the inputs to compare on; the file is run if it does not tell where the batch is in its outputs."""
+    """Return the inputs of the comparisons. The file is run if it does not declare where its outputs have the batch."""
     found = signature_for([declared], settings.inputs, given)
     if found.has_whole_numbers:
         found = found.with_limits(input_limits(model))
@@ -235,7 +235,7 @@ def _signature(model: onnx.ModelProto, declared: Declared, settings: Settings, g
 
 
 def _declare_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: str) -> None:
-    """Declare these sizes, and the sizes of the outputs that follow from them, in place."""
+    """Declare these input sizes, and the resulting output sizes, in place."""
     by_name = {spec.name: spec for spec in specs}
     for value in model.graph.input:
         sizes = by_name[value.name].shape if value.name in by_name else ()
@@ -245,7 +245,7 @@ def _declare_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: s
     del model.graph.value_info[:]
     static = all(None not in spec.shape for spec in specs)
     for value in model.graph.output:
-        # Declared numbers stay where none can be inferred, behind an operator that is not ONNX's own.
+        # Keep declared numbers that cannot be inferred, as after an operator that is not part of ONNX.
         for dim in value.type.tensor_type.shape.dim[0 if static else 1 :]:
             if not dim.dim_value:
                 dim.Clear()
@@ -257,17 +257,17 @@ def _declare_sizes(model: onnx.ModelProto, specs: Sequence[TensorSpec], label: s
 
 
 def declare_output_sizes(model: onnx.ModelProto) -> None:
-    """Declare in place the sizes of the outputs that follow from those of the inputs.
+    """Declare output sizes in place, as inferred from the input sizes.
 
-    Exporters leave them open if they cannot infer them through the operators between.
+    Exporters leave them open if they cannot infer them through the operators in between.
     """
     outputs = model.graph.output
     declared = {value.name: copy.deepcopy(value.type.tensor_type.shape) for value in outputs if _has_shape(value)}
     for value in model.graph.output:
-        # A file may declare another rank than its operators give; ONNX Runtime goes by the operators.
+        # A file may declare another rank than its operators produce; ONNX Runtime follows the operators.
         value.type.tensor_type.ClearField("shape")
     try:
-        # Only the outputs are kept of what is inferred; weights would only slow it down.
+        # Only inferred outputs are kept, so weights are left out, which would slow this down.
         inferred = inferred_graph(model, strict=True, data_prop=True)
         found = {value.name: value.type.tensor_type.shape for value in inferred.output if _has_shape(value)}
     finally:
@@ -286,7 +286,7 @@ def declare_output_sizes(model: onnx.ModelProto) -> None:
 
 
 def _declare_ranks(model: onnx.ModelProto, label: str, signature: Signature) -> None:
-    """Declare in place how many sizes outputs have behind operators that shape inference does not know."""
+    """Declare in place the rank of outputs after operators that shape inference does not know."""
     lacking = [value for value in model.graph.output if not _has_shape(value)]
     if not lacking:
         return

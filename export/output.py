@@ -25,7 +25,7 @@ def explain(
 ) -> None:
     """Print what would collapse in an ONNX file, with dynamic dimensions fixed as in `inputs`.
 
-    A `request` is that of a network, which is fused and written first.
+    If `request` is given, the source is a network, which is fused and written first.
     """
     from irepdeploy.board.json_values import json_safe
     from irepdeploy.onnx_collapse import collapse
@@ -91,7 +91,7 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
         say(f"{folder / artefact.file}  {counted(artefact.size_bytes, 'byte')}")
     say(folder / "certificate.json")
     if "preprocessing" in certificate.onnx:
-        # verify cannot compare it with the network, which takes other inputs.
+        # `verify` cannot compare this file with the network, which takes other inputs.
         return
     reference = Path(source["file"] or folder / "fused.pt")
     ours = ["--model", model] if model else []
@@ -101,7 +101,7 @@ def show(certificate: Certificate, folder: Path, model: str | None) -> None:
 
 
 def _show_noise(certificate: Certificate) -> None:
-    """Say where the noise of the source decided how much is allowed."""
+    """Print the hops whose tolerance was raised to the noise of the source."""
     for hop in certificate.hops:
         if hop.noise is not None and hop.allowed > hop.stated.max_rel_error:
             say(
@@ -155,7 +155,7 @@ def _show_engines(certificate: Certificate, folder: Path) -> None:
     for precision, line in engine.get("commands", {}).items():
         say(f"on the board ({engine['device']}), {precision}: {line}")
     if engine.get("commands"):
-        # fp32 and fp16 engines come from the float32 file, int8 engines from a file of their own.
+        # fp32 and fp16 engines are built from the float32 file, int8 engines from a separate file.
         both = [precision for precision in engine["commands"] if precision != "int8"]
         models = [folder / "model.onnx"] if both else []
         models += [folder / "model.int8.onnx"] if "int8" in engine["commands"] else []

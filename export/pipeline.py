@@ -52,13 +52,13 @@ def export_model(
     passed. If a check fails, nothing there changes, and ``certificate.failed.json`` gives the reason.
 
     Args:
-        source: A checkpoint, the name of a network (with seeded random weights and statistics), a network in eval
-            mode, or an ``.onnx`` file.
-        out: Output folder, created if missing; None: that of the command, ``NAME-export``.
-        target: A name in `TARGETS`.
-        model_factory: Builds the class of a foreign checkpoint.
-        inputs: Inputs that replace the real ones: an array or tensor (N, C, H, W) or (C, H, W); for a network with
-            several inputs one (N, ...) for each, as a tuple in their order or by name; or a file or folder that
+        source: Checkpoint, name of a network (with seeded random weights and statistics), network in eval mode, or
+            ``.onnx`` file.
+        out: Output folder, created if missing. None: ``NAME-export``, as for the command.
+        target: Name in `TARGETS`.
+        model_factory: Function that builds the network of a foreign checkpoint.
+        inputs: Inputs to compare on instead of the default ones: an array or tensor (N, C, H, W) or (C, H, W); for a
+            network with several inputs, one (N, ...) each, as a tuple in order or by name; or a file or folder that
             `read_inputs` accepts.
         seed: Seed of random inputs, and of a network given by name.
         settings: Fields of `Settings`: precision, max_drop, simplify, dynamic_batch, bake_preprocess, ...
@@ -69,8 +69,8 @@ def export_model(
     Raises:
         CheckFailed: A check failed.
         InputError: The network cannot be fused or written, or an argument does not fit it.
-        MissingError: An engine was requested and cannot be built here; the verified ONNX is written all the same.
-        RunError: The disk is full, or another run holds `out`.
+        MissingError: A requested engine cannot be built here; the verified ONNX is written nevertheless.
+        RunError: The disk is full, or another run has locked `out`.
     """
     request = request_of(source, out, target, model_factory, inputs, seed, settings)
     certificate = certified_export(request)
@@ -81,9 +81,9 @@ def export_model(
 def certified_export(
     request: ExportRequest, *, report: Report = lambda step: None, simplifier: Simplifier | None = None
 ) -> Certificate:
-    """Run an export as `export_model` does, but only record in the certificate that an engine was not built.
+    """Run an export like `export_model`, but only record in the certificate if an engine was not built.
 
-    Without a running `simplifier`, one is started if the settings ask for it.
+    Without a running `simplifier`, one is started if the settings require it.
     """
     target = target_here(target_of(request.target))
     if request.settings.external_data and target.engine is not None:
@@ -146,7 +146,7 @@ def _publish(prepared: Prepared, certificate: Certificate, staging: Path, folder
     """Move everything into place, the certificate last; if one file cannot be moved, `folder` stays as it was."""
     saved = certificate.save(prepared.onnx.parent / CERTIFICATE)
     stale = {artefact.file for artefact in _earlier(folder)} - {path.name for path in prepared.files}
-    # Files that this export replaces by none go before the certificate that names them: after a kill in between, the
-    # next export still finds the others, and the certificate tells which are missing.
+    # Earlier files without a replacement are removed before the certificate that lists them: if killed in between, the
+    # next export still finds the others, and the certificate shows which are missing.
     aside = make_folder(staging / "earlier")
     move_files([*prepared.files, saved], folder, aside, remove=[FAILED, *sorted(stale)])

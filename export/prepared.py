@@ -1,4 +1,4 @@
-"""The value that the steps of an export hand on."""
+"""Intermediate result passed between the steps of an export."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Prepared:
     """A verified fp32 ONNX file and the files made from it so far.
 
     Attributes:
-        models: ONNX file of each precision; "fp32" is always there.
+        models: ONNX file of each precision; "fp32" is always present.
         outputs: Outputs of the fp32 file on the inputs of the export.
-        files: Every file to publish, in the order of the certificate.
-        hashed: Artefacts among them whose digest is known already.
+        files: All files to publish, in the order of the certificate.
+        hashed: Artefacts of the files whose digest is already known.
     """
 
     models: Mapping[str, Path]

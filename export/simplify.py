@@ -22,7 +22,7 @@ TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class Simplified:
-    """Result of onnx-simplifier: the model, not verified yet, or None if the original stays; and a remark."""
+    """Result of onnx-simplifier: the model (not verified yet), or None to keep the original, and a remark."""
 
     content: bytes | None
     note: str
@@ -32,7 +32,7 @@ class Simplifier:
     """The child process, as a context manager.
 
     It is started early, since its imports take longer than its work. Entering raises RunError if it cannot be started.
-    `worker` is a command as in `simplify_worker`; `timeout_s` counts from the call of `result`.
+    `worker` is a command like `simplify_worker`; `timeout_s` counts from the call of `result`.
     """
 
     def __init__(self, worker: Sequence[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -60,7 +60,7 @@ class Simplifier:
         """Start to simplify the file `model`, which must not change before `result`, and to write `after`."""
         self._model, self._after = model, after
         assert self._process.stdin is not None
-        # If it is dead already, its exit code says so.
+        # If the process is already dead, its exit code tells.
         with contextlib.suppress(OSError):
             self._process.stdin.write(json.dumps([str(model.absolute()), str(after.absolute())]).encode() + b"\n")
             self._process.stdin.flush()

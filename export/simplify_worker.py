@@ -1,7 +1,7 @@
 """Child process of `Simplifier`: ``python -m irepdeploy.export.simplify_worker``.
 
 It reads the paths BEFORE and AFTER as a JSON array and prints the number of nodes before and after; AFTER is written
-only if it has fewer. It ends with its parent, at the latest.
+only if it has fewer. The process ends with its parent at the latest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     before, after = json.loads(line)
     # A core file of a crash disappears with the temporary folder.
     os.chdir(os.path.dirname(after))
-    # Not the path: simplify would write a model given by path to a file and read it again.
+    # Pass the model rather than its path, which simplify would write to a file and read again.
     model = open_model(before)
     nodes = len(model.graph.node)
     model, _ = onnxsim.simplify(model)

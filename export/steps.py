@@ -26,10 +26,10 @@ from .request.preprocess import Preprocessing, with_preprocessing
 __all__ = ["add_engines", "add_precision", "bake_preprocessing"]
 
 
-# They choose by comparing scores, of which rounding makes others the largest.
+# These choose by comparing scores, so rounding may change which one is the largest.
 _ORDERING = frozenset(["ArgMax", "ArgMin", "NonMaxSuppression", "TopK"])
 _ORDERED = (
-    "it chooses by comparing scores (TopK or ArgMax), and rounding orders those that are nearly equal otherwise: "
+    "it chooses by comparing scores (TopK or ArgMax), and rounding changes the order of nearly equal ones: "
     "export the scores, or check on real images with --inputs"
 )
 
@@ -69,7 +69,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
         found["onnx"] = job.audit(path, prepared.specs, asked)
         before, inputs, described = prepared.outputs, job.inputs, None
         if data is not None:
-            # Its ranges are those of the calibration: random inputs may be far outside of them.
+            # Ranges come from the calibration inputs, and random inputs may be far outside them.
             inputs, described = data.evaluation.array, [data.evaluation.to_dict()]
             before = job.run(fp32, inputs)
         job.gate(
@@ -84,7 +84,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
 
 
 def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessing) -> Prepared:
-    """Make every file take uint8 images, and compare it with the file before on the same images, normalised."""
+    """Make every file take uint8 images, and compare it with its previous form on the same images, normalised."""
     channels, height, width = job.source.origin.input_shape
     size = (height, width, channels) if preprocessing.layout == "nhwc" else (channels, height, width)
     images = np.random.default_rng(0).integers(0, 256, (8, *size), dtype=np.uint8)
@@ -113,7 +113,7 @@ def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessin
 
 
 def add_engines(job: Job, prepared: Prepared, precisions: Sequence[str]) -> Prepared:
-    """Build the engines that the target asks for."""
+    """Build the engines of the target."""
     models = {name: prepared.models[name] for name in precisions}
     job.certificate.engine, engines = engines_for(
         job.target, models, job.folder, prepared.specs, job.source.label, job.settings, job.report

@@ -1,4 +1,4 @@
-"""The ONNX of a network without a file: for its structure digest, and to explain what would collapse."""
+"""ONNX of a network in memory, for its structure digest and to explain what would collapse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["network_digest", "written_network"]
 
 
 def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | None = 1) -> str:
-    """Return the `structure_digest` of the ONNX that a network is exported as.
+    """Return the `structure_digest` of the exported ONNX of a network.
 
     Branches and batch normalisation are fused and the rest is collapsed, so that a network with branches and its fused
     form have the same digest. A `batch` of None is dynamic.
@@ -40,7 +40,7 @@ def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | N
 
 
 def written_network(request: ExportRequest) -> onnx.ModelProto:
-    """Return a network as an export writes it, fused, before onnx-simplifier and the collapse."""
+    """Return the ONNX of a fused network as an export writes it, before onnx-simplifier and the collapse."""
     source, _ = with_signature(open_network(request)[0], request.settings)
     batch = asked_batch(request.settings, source.origin.specs) if request.settings.dynamic_batch is None else None
     return _written(source.model, batch, request.target)

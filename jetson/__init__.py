@@ -1,1 +1,1 @@
-"""The jetson stage: an agent for the board, and the desk's side over ssh."""
+"""Stage jetson: an agent that runs on the board, and its counterpart on this machine, the desk, over ssh."""

@@ -1,10 +1,10 @@
-"""The agent as one file: the code that runs on the board, packed so that its Python runs it directly.
+"""The agent as one file: the code that runs on the board, packed so that Python can run it directly.
 
     archive = build_agent()
     Path(archive.name).write_bytes(archive.content)        # python3 irepdeploy-agent-0123456789ab.pyz check
 
-It holds `irepdeploy.jetson.agent`, the room `irepdeploy.board`, the errors, the limits and the version. The same
-sources of the same version give the same bytes, and the name holds their digest.
+The file contains `irepdeploy.jetson.agent`, the package `irepdeploy.board`, the errors, the limits and the version. The
+same sources of the same version give the same bytes, and the name contains their digest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from irepdeploy.errors import MissingError
 
 __all__ = ["AgentArchive", "build_agent", "carried_modules"]
 
-# For any Python, so that an old one reports its version instead of a syntax error.
+# Valid in any Python, so that an old one reports its version instead of a syntax error.
 _MAIN = b"""\
 import json
 import sys
@@ -42,13 +42,13 @@ from irepdeploy.jetson.agent.main import main
 
 sys.exit(main(sys.argv[1:], [sys.executable, "-u", sys.argv[0]]))
 """
-# The earliest time of the format; the time of packing would change the digest.
+# The earliest time that the format allows, since the time of packing would change the digest.
 _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class AgentArchive:
-    """The agent."""
+    """The packed agent."""
 
     content: bytes
 
@@ -59,7 +59,7 @@ class AgentArchive:
 
     @property
     def name(self) -> str:
-        """Name of the file, which holds the first digits of the digest."""
+        """Name of the file, which contains the first digits of the digest."""
         return f"irepdeploy-agent-{self.sha256[:12]}.pyz"
 
 
@@ -76,7 +76,7 @@ def build_agent() -> AgentArchive:
         for name, source in sorted(files.items()):
             entry = zipfile.ZipInfo(name, _TIME)
             entry.external_attr = 0o644 << 16
-            # Stored, because the output of deflate differs between versions of zlib.
+            # Stored uncompressed, because the output of deflate differs between versions of zlib.
             archive.writestr(entry, source)
     return AgentArchive(content.getvalue())
 

@@ -1,4 +1,4 @@
-"""Convert an agent's failures to irepdeploy's errors."""
+"""Convert failures of the agent to irepdeploy's errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RemoteBug", "agent_error", "ended_silently", "tree_error"]
 
 
 class RemoteBug(RuntimeError):
-    """A bug in irepdeploy that occurred on the board; its notes hold the traceback."""
+    """A bug in irepdeploy that occurred on the board; its notes contain the traceback."""
 
 
 def tree_error(event: dict[str, Any], where: str) -> IrepdeployError | None:
@@ -30,7 +30,7 @@ def tree_error(event: dict[str, Any], where: str) -> IrepdeployError | None:
 
 
 def agent_error(event: dict[str, Any], host: str) -> BaseException:
-    """Convert an agent's last event to an irepdeploy error, a `RemoteBug`, or RunError if it was interrupted."""
+    """Convert the last event of an agent to an irepdeploy error, a `RemoteBug`, or RunError if it was interrupted."""
     if event.get("code") == irepdeploy.errors.EXIT_INTERRUPTED:
         return RunError("the agent was interrupted on the board", where=host, hint="measure again")
     error = tree_error(event, host)

@@ -1,4 +1,4 @@
-"""Records of a board's measurements, from the agent's answer."""
+"""Records of measurements on a board, from the agent's answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def record_of(
         InputError: The agent's answer is not valid.
     """
     runner = dict(model["runner"])
-    # The user's name of the runner.
+    # Name of the runner on the command line.
     runner["runner"] = {"ort": "ort-cpu"}.get(str(runner["runner"]), str(runner["runner"]))
     engine = model.get("engine")
     if engine:
@@ -80,7 +80,7 @@ def trtexec_record_of(host: str, value: dict[str, Any], model: dict[str, Any], v
 
 
 def _system(value: dict[str, Any]) -> dict[str, Any]:
-    """Return the board's system block, with the keys that a report names a device by."""
+    """Return the board's system block, with the keys from which a report names a device."""
     board, system = value.get("board") or {}, dict(value["system"])
     # The state before the measurement: clocks, temperatures, rails.
     state = system.pop("board", None)
@@ -95,7 +95,7 @@ def _system(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _system_after(after: dict[str, Any]) -> dict[str, Any]:
-    """Return the state after the measurement, with the samples taken meanwhile as one list per quantity."""
+    """Return the state after the measurement, with the samples taken during it as one list per quantity."""
     rows = [_flat(row) for row in after.get("samples") or []]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
@@ -111,13 +111,13 @@ def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:
-    """Return `value` without None and empty objects."""
+    """Return `value` without entries that are None or empty objects."""
     inner = {key: _known(item) if isinstance(item, dict) else item for key, item in value.items()}
     return {key: item for key, item in inner.items() if item is not None and item != {}}
 
 
 def power_of(power: dict[str, Any]) -> dict[str, Any]:
-    """Rename keys to those of a record: rails become ``mean_mw``."""
+    """Rename keys to those of a record, such as rails to ``mean_mw``."""
     return {("mean_mw" if key == "rails_mw" else key): item for key, item in power.items()}
 
 

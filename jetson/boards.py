@@ -41,10 +41,10 @@ def ask_boards(
 ) -> list[Answer[Result]]:
     """Connect to every board, install the agent and call `work` with it; a board that fails does not stop the others.
 
-    The answers are in the order of `hosts`; `on_answer` is called with each as it comes, one at a time.
+    The answers are in the order of `hosts`; `on_answer` is called with each as it arrives, one at a time.
 
     Raises:
-        KeyboardInterrupt: After every board has ended its work and restored its settings.
+        KeyboardInterrupt: The user stopped the work; every board has restored its settings.
     """
     boards = [_Board(host, archive, display, config) for host in hosts]
     with ThreadPoolExecutor(len(boards)) as pool:
@@ -73,7 +73,7 @@ def ask_boards(
 
 def _end(boards: Sequence[_Board], futures: set[Any]) -> None:
     """Stop the work on every board; a second Ctrl-C does not wait for them."""
-    log("stopping the boards and restoring their clocks and power modes (Ctrl-C again to not wait)")
+    log("stopping the boards and restoring their clocks and power modes (press Ctrl-C again to stop waiting)")
     for board in boards:
         board.agent.stop()
     try:

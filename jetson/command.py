@@ -24,14 +24,14 @@ __all__ = ["jetson"]
 
 HostsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[USER@]HOST...", help="Boards, by the names that ssh takes.", show_default=False),
+    typer.Argument(metavar="[USER@]HOST...", help="Boards, named as for ssh.", show_default=False),
 ]
 HostsOption = Annotated[
     Path | None,
     typer.Option(
         "--hosts",
         metavar="FILE",
-        help="File with more boards, one per line, as HOST [python=PATH]; all work in parallel.",
+        help="File with more boards, one HOST [python=PATH] per line; all boards work in parallel.",
     ),
 ]
 ConfigOption = Annotated[
@@ -67,7 +67,7 @@ def check(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what a board is, its state, what is missing there, and the commands that install it.
+    """Show facts about a board, its state, what is missing there, and the commands that install it.
 
     Examples: irepdeploy jetson check nvidia@xavier; irepdeploy jetson check nvidia@xavier --thorough --out first
     """
@@ -135,7 +135,8 @@ def bench(
     clocks: Annotated[
         str | None,
         typer.Option(
-            "--clocks", help="max locks the clocks at the mode's maximum, as-is leaves them. [max if permitted]"
+            "--clocks",
+            help="max locks the clocks at the mode's maximum, as-is leaves them unchanged. [max if permitted]",
         ),
     ] = None,
     via: Annotated[
@@ -145,13 +146,13 @@ def bench(
         ),
     ] = None,
     build_only: Annotated[
-        bool, typer.Option("--build-only", help="Build and fetch the engines and their sidecars, and measure nothing.")
+        bool, typer.Option("--build-only", help="Build and fetch the engines and their sidecars without measuring.")
     ] = False,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="Batch size of models that leave it free.")
+        int | None, typer.Option("--batch", min=1, max=(1 << 31) - 1, help="Batch size of models with a dynamic batch.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of ort-cpu.")] = 1,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Shortest measuring time per model.")] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Minimum measuring time per model.")] = 5.0,
     timeout: TimeoutOption = 300.0,
     seed: SeedOption = 0,
     inputs: InputsOption = None,
@@ -220,7 +221,7 @@ def restore(
     ssh_config: ConfigOption = None,
     python: PythonOption = None,
 ) -> None:
-    """Restore clocks and power mode that a run left changed when its agent or the board was killed."""
+    """Restore clocks and power mode after a run whose agent or board was killed."""
     from irepdeploy.errors import one_line
 
     answers = _ask(boards, hosts, ssh_config, python, lambda agent: agent.restore())
@@ -248,7 +249,7 @@ def clean(
 
 @contextmanager
 def _records(out: Path | None, thorough: bool) -> Iterator[Callable[[Sequence[Record]], None]]:
-    """Hold the folder, and yield a function that appends records to the file in it."""
+    """Lock the folder, and yield a function that appends records to the file in it."""
     from irepdeploy.errors import InputError
     from irepdeploy.folders import output_folder
     from irepdeploy.runs.record import append

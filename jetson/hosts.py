@@ -25,7 +25,7 @@ _FORMS = (
 
 
 class Host(NamedTuple):
-    """A board: its destination as for ssh, and the Python to use there, a command or a path, where ~ is its home."""
+    """A board: its destination as for ssh, and the Python to use there, as a command or a path (~ is its home)."""
 
     name: str
     python: str = PYTHON
@@ -67,7 +67,7 @@ def _host(line: str, python: str | None) -> Host:
 def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None, python: str | None = None) -> list[Host]:
     """Return the named boards and those of a file, one per line with ``#`` comments.
 
-    A line may go on with ``python=PATH``, the Python to use there; `python` is that of all others.
+    A line may end with ``python=PATH``, the Python to use there; `python` is that of all other boards.
     """
     if python is not None:
         _check_python(python)
@@ -95,7 +95,7 @@ def read_hosts(hosts: Sequence[str], file: str | os.PathLike[str] | None, python
 def hosts_and_models(
     words: Sequence[str], file: str | os.PathLike[str] | None, python: str | None = None
 ) -> tuple[list[Host], list[str]]:
-    """Split ``HOST MODEL...`` into boards and models; with a file of boards every word is a model."""
+    """Split ``HOST MODEL...`` into boards and models; with a file of boards, every word is a model."""
     hosts, models = ([], list(words)) if file is not None else (list(words[:1]), list(words[1:]))
     if any(host.endswith(".onnx") for host in hosts):
         raise InputError(

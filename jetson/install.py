@@ -15,7 +15,7 @@ from .ssh_failure import disk_full, full_error, last_line
 __all__ = ["CHOOSE_PYTHON", "install", "typed"]
 
 _NO_PYTHON, _OLD_PYTHON, _NOT_THERE = 97, 98, 99
-# For any Python 3, so that an old one reports its version.
+# Valid in any Python 3, so that an old one reports its version.
 _INSTALLER = f"""
 import hashlib, os, sys
 verb, name, digest = sys.argv[2:]
@@ -50,7 +50,7 @@ except OSError as error:
         pass
     sys.exit("cannot write %s: %s" % (folder, error.strerror))
 """
-# Takes the first argument for the Python to use: quotes keep the ~ of a path from the shell that knows no home of it.
+# The first argument is the Python to use. It arrives quoted, so a leading ~/ must be expanded here.
 CHOOSE_PYTHON = 'python=$1; shift; case $python in "~/"*) python=$HOME/${python#"~/"} ;; esac'
 _INSTALL = (
     f'{CHOOSE_PYTHON}; command -v "$python" >/dev/null 2>&1 || exit {_NO_PYTHON}; '
@@ -59,7 +59,7 @@ _INSTALL = (
 
 
 def install(remote: Remote, archive: AgentArchive, *, python: str = PYTHON) -> None:
-    """Copy the agent into the board's cache with this Python there, unless the same one is already there."""
+    """Copy the agent into the board's cache, using the given Python there, unless the same agent is already there."""
 
     def both() -> None:
         if _installer(remote, archive, python, "look") == _NOT_THERE:
@@ -96,6 +96,6 @@ def _installer(remote: Remote, archive: AgentArchive, python: str, verb: str, co
 
 
 def typed(python: str) -> str:
-    """Return a Python of the board as it is typed behind ssh: two shells read it, and the second expands ``~/``."""
+    """Return a Python of the board as typed after ssh: two shells read it, and the second one expands ``~/``."""
     home, rest = ("~/", python[2:]) if python.startswith("~/") else ("", python)
     return shlex.quote(home + shlex.quote(rest))

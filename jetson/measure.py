@@ -1,4 +1,4 @@
-"""Measure on boards: compute references here, build and measure there, write records here."""
+"""Measure on boards: compute references here, build and measure on the board, and write records here."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _POWER_S = 10.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a bench: the options of ``irepdeploy jetson bench``, whose help explains them.
+    """Settings of a bench: the options of ``irepdeploy jetson bench``, explained in its help.
 
     Attributes:
-        build_timeout_s: The most seconds that an engine's build may take there.
+        build_timeout_s: Time limit for building an engine on the board, in seconds.
     """
 
     precisions: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Settings:
                 if given:
                     raise InputError(f"{option} is for engines", where=f"--runner {self.runner}", hint="omit it")
         if self.build_only and (self.power or self.via):
-            raise InputError("nothing is measured with it", where="--build-only", hint="omit --power and --via")
+            raise InputError("measures nothing", where="--build-only", hint="omit --power and --via")
 
 
 def bench_boards(
@@ -99,11 +99,12 @@ def bench_boards(
 ) -> list[Outcome]:
     """Build, check and measure every model on every board; a board that fails does not stop the others.
 
-    Records are appended to ``records.jsonl`` in `out`; with `build_only` the engines go to one folder per board there.
+    Records are appended to ``records.jsonl`` in `out`; with `build_only`, the engines are written to one folder per
+    board in it.
 
     Raises:
-        InputError: If models, precisions or settings do not fit, or `out` cannot be written.
-        KeyboardInterrupt: After every board has restored its settings.
+        InputError: Models, precisions or settings do not fit, or `out` cannot be written.
+        KeyboardInterrupt: The user stopped the work; every board has restored its settings.
     """
     settings.check()
     if settings.build_only and out is None:
@@ -161,7 +162,7 @@ def measure_on(
     settings: Settings,
     folder: Path | None,
 ) -> Outcome:
-    """Build, check and measure the variants on one board; `references` by the digests of their models."""
+    """Build, check and measure the variants on one board; `references` are keyed by the digests of the models."""
     for model in {variant.model.sha256: variant.model for variant in variants}.values():
         reference = references[model.sha256]
         agent.send([model.content, reference.inputs, reference.expected], _copying(agent, model))
@@ -224,7 +225,7 @@ def _fetch(agent: RemoteAgent, outcome: Outcome, variants: Sequence[Variant], se
     for variant in variants:
         stem = f"{_file_name(variant.model.label)}.{variant.precision}"
         stem += "" if settings.dla is None else f".dla{settings.dla}"
-        # Two labels may give the same name.
+        # Two labels may result in the same file name.
         while stem in taken:
             stem += "-"
         taken.add(stem)

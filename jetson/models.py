@@ -14,7 +14,7 @@ from irepdeploy.files import sha256
 
 __all__ = ["Model", "Variant", "read_models", "variants_of"]
 
-# Precisions of engines by that of the model: TensorRT rounds weights to a lower precision, never to a higher one.
+# Possible precisions of engines by that of the model: TensorRT can lower the precision of weights, but not raise it.
 _BUILDS = {"fp64": ("fp32", "fp16"), "fp32": ("fp32", "fp16"), "fp16": ("fp16",), "int8": ("int8",)}
 
 
@@ -23,8 +23,8 @@ class Model:
     """An ONNX file.
 
     Attributes:
-        content: The complete model, external data included.
-        carried: Its precision.
+        content: The complete model, including external data.
+        carried: Precision of the model.
     """
 
     label: str
@@ -40,7 +40,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Variant:
-    """A model and the precision to run it in; `label` is unique in a run."""
+    """A model and the precision in which to run it; `label` is unique in a run."""
 
     label: str
     model: Model
@@ -65,7 +65,7 @@ def read_models(texts: Sequence[str | os.PathLike[str]]) -> list[Model]:
 
 
 def variants_of(models: Sequence[Model], precisions: Sequence[str], *, builds: bool) -> list[Variant]:
-    """Pair each model with every requested precision that it can run in, by default its own."""
+    """Pair each model with every requested precision in which it can run, by default its own."""
     for precision in precisions:
         if precision not in PRECISIONS:
             raise InputError(
@@ -96,7 +96,7 @@ def _another(precision: str) -> str:
 
 def _split(text: str) -> tuple[str | None, str]:
     label, equals, path = text.partition("=")
-    # A path may hold an equals sign of its own.
+    # A path may contain an equals sign itself.
     if not equals or not label or os.path.exists(text):
         return None, text
     return one_line(label) or None, path

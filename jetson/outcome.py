@@ -1,4 +1,4 @@
-"""Outcome of a bench on a board: records, rows of a table, and errors."""
+"""Outcome of a bench on a board: records, table rows and errors."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Outcome:
 
     Attributes:
         rows: One flat row per measurement, with units in the names.
-        job: The job, if it was kept on the board.
-        files: Names of files in the job, by model.
-        error: Why the board has no results, or was left switched.
+        job: Job that was kept on the board, if any.
+        files: Names of the files in the job, by model.
+        error: Reason why the board has no results or was left with changed settings.
     """
 
     host: str
@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """Title of its table: the board and the conditions."""
+        """Title of the table: the board and the conditions."""
         parts = [self.host]
         if self.records:
             system, first = self.records[0].system, self.records[0]
@@ -100,7 +100,7 @@ def outcome_of(host: str, value: dict[str, Any], variants: Sequence[Variant], gr
 
 
 def cells(row: dict[str, Any]) -> list[object]:
-    """Format a row as cells under `COLUMNS`."""
+    """Format a row as cells in the order of `COLUMNS`."""
     texts = {key: "-" if row.get(key) is None else format(row[key], form) for _, key, form in _NUMBERS}
     texts["cov"] += "" if row.get("steady", True) else " unsteady"
     return [row["model"], row["precision"], row["runner"], *texts.values()]
@@ -163,5 +163,5 @@ def _not_restored(host: str, restored: Sequence[Any]) -> IrepdeployError | None:
 
 
 def _finite(number: Any) -> float | None:
-    # In our JSON, numbers that are not finite are text.
+    # Our JSON stores numbers that are not finite as text.
     return float(number) if isinstance(number, int | float) else None

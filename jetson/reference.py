@@ -1,4 +1,4 @@
-"""Reference outputs of a model on ONNX Runtime here, for comparison with the board's."""
+"""Reference outputs of a model, computed with ONNX Runtime on this machine, to compare the board's outputs with."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Reference:
 
     Attributes:
         profiles: Minimum, optimum and maximum shape of each input with dynamic dimensions.
-        limits: Smallest and largest value of inputs of whole numbers, where the model shows them.
-        groups: Where the inputs come from, by `InputGroup.to_dict`.
+        limits: Smallest and largest value of integer inputs, if the model reveals them.
+        groups: Origin of the inputs, from `InputGroup.to_dict`.
     """
 
     inputs: bytes
@@ -68,7 +68,7 @@ def reference_of(
 ) -> Reference:
     """Run a model on seeded random inputs and on photographs, or on `given` inputs instead of those.
 
-    `input_shape` gives the sizes that the model leaves free, else the given inputs do.
+    `input_shape` gives the dynamic sizes of the model; otherwise the given inputs do.
     """
     try:
         with time_limit(timeout_s), OnnxProcessRunner(model.content, precision=model.carried) as runner:
@@ -80,7 +80,7 @@ def reference_of(
             feeds = [fed(inputs, index * size, size) for index in range(count)]
             outputs = [runner.infer(each) for each in feeds]
     except (InputError, RunError) as error:
-        # The runner got bytes and does not know the file.
+        # The runner received bytes and does not know the file name.
         where = None if isinstance(error, ModelError) else error.where
         where = where or one_line(model.path)
         raise type(error)(error.what, where=where, hint=error.hint) from error
@@ -119,12 +119,12 @@ def _signature(
 
 
 def _stacked(runs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Return the arrays of all runs by name, with the runs in front."""
+    """Return the arrays of all runs by name, stacked along a new first dimension."""
     return {name: np.stack([np.asarray(run[name]) for run in runs]) for name in runs[0]}
 
 
 def _archive(arrays: Mapping[str, Array]) -> bytes:
-    # Unlike numpy.savez: any tensor name is valid, and without times equal arrays have equal digests.
+    # Unlike numpy.savez, this accepts any tensor name and stores no times, so that equal arrays have equal digests.
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
         for name, array in arrays.items():

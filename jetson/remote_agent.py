@@ -1,4 +1,4 @@
-"""The desk's side of the agent: one command per request, JSON lines in both directions."""
+"""Client of the agent on this machine: one command per request, and JSON lines in both directions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Event = dict[str, Any]
 
 _BEAT_S = 10.0
 _SILENCE_S = 60
-# The shell outlives the agent because of the second command, so it can report that the agent was killed. ONNX Runtime's
-# telemetry would add a thread to the measurement, and files to the user's home.
+# The second command makes the shell outlive the agent, so that it can report that the agent was killed. ONNX Runtime's
+# telemetry would add a thread to the measurement and files to the user's home.
 _AGENT = (
     f"{CHOOSE_PYTHON}; ORT_DISABLE_TELEMETRY=1 "
     '"$python" -u "${XDG_CACHE_HOME:-$HOME/.cache}/irepdeploy-agent/agent/$1" "$2"; exit $?'
@@ -55,15 +55,15 @@ class RemoteAgent:
         install(self._remote, self._archive, python=self._python)
 
     def ask(self, verb: str, request: Event | None = None) -> Event:
-        """Send a request that may be repeated and return its result."""
+        """Send a request, which may be repeated if the connection breaks, and return its result."""
         return self._remote.retried(lambda: self._converse(verb, request or {})[0])
 
     def restore(self) -> Event:
-        """Restore what a killed run left changed."""
+        """Undo the changes that a killed run left behind."""
         return self._converse("restore", {})[0]
 
     def send(self, files: Sequence[bytes], advance: Callable[[float], None] | None = None) -> list[str]:
-        """Copy files that are missing into the board's cache and return the digests of all."""
+        """Copy the files that are missing in the board's cache and return the digests of all files."""
         by_digest = {hashlib.sha256(content).hexdigest(): content for content in files}
         missing = [digest for digest in self.ask("have", {"sha256": list(by_digest)})["missing"] if digest in by_digest]
         total = sum(len(by_digest[digest]) for digest in missing) or 1
@@ -89,8 +89,8 @@ class RemoteAgent:
         """Run a bench, which is not repeated if the connection breaks.
 
         Raises:
-            IrepdeployError: The error that the agent raised, or LostConnection; the board restores itself in any case.
-            KeyboardInterrupt: If `stop` was called.
+            IrepdeployError: The error that the agent raised, or LostConnection; the board restores its settings anyway.
+            KeyboardInterrupt: `stop` was called.
         """
         try:
             return self._converse("bench", {**request, "lifeline": {"heartbeat_s": _SILENCE_S}}, lifeline=True)[0]
@@ -104,7 +104,7 @@ class RemoteAgent:
             ) from None
 
     def stop(self) -> None:
-        """Let the agent stop and restore everything, or cut off a copy; may be called from another thread."""
+        """Make the agent stop and restore everything, or abort a copy; may be called from another thread."""
         with self._lock:
             self._stopping = True
             if self._lifeline is None:
@@ -121,7 +121,7 @@ class RemoteAgent:
         *,
         lifeline: bool = False,
     ) -> tuple[Event, bytes]:
-        """Send a request and return the value of its result, and the bytes of a file if one came with it."""
+        """Send a request and return the value of its result, and the bytes of the attached file, if any."""
         process = self._remote.start(_AGENT, self._python, self._archive.name, verb)
         line = json.dumps(request, allow_nan=False).encode() + b"\n"
         with contextlib.suppress(BrokenPipeError):
@@ -171,7 +171,7 @@ class RemoteAgent:
 
     @staticmethod
     def _write(process: RemoteProcess, content: bytes) -> None:
-        # The reader finds out why the process cannot be written to.
+        # The reader will report why the process cannot be written to.
         with contextlib.suppress(OSError, ValueError):
             process.stdin.write(content)
             process.stdin.flush()
@@ -182,11 +182,11 @@ class RemoteAgent:
         data = b""
         for line in iter(process.stdout.readline, b""):
             try:
-                # Numbers that JSON does not have become text.
+                # Numbers that JSON cannot represent become text.
                 event = json.loads(line, parse_constant=str)
                 kind = event["event"]
             except (ValueError, TypeError, KeyError, RecursionError):
-                # Printed by a library.
+                # A line printed by a library.
                 continue
             if kind == "result" and isinstance(event.get("value"), dict):
                 result = event["value"]

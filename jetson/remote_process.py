@@ -17,7 +17,7 @@ _STDERR_TAIL = 8192
 
 
 class RemoteProcess:
-    """A running remote command; `stdout` begins after anything that the login shell prints."""
+    """A running remote command; `stdout` starts after the output of the login shell."""
 
     def __init__(
         self, child: subprocess.Popen[bytes], errors: IO[bytes], failure: Callable[[str], IrepdeployError]

@@ -1,7 +1,7 @@
 """Run commands on another machine with the system's OpenSSH client and the user's configuration.
 
-Nothing from the user becomes part of a shell command: scripts are constants and get their arguments as quoted
-positional parameters. One connection carries all commands.
+No user input becomes part of a shell command: scripts are constants and take arguments as quoted positional
+parameters. A single connection carries all commands.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ _OPTIONS = (
 )
 # Pauses before reconnecting.
 _PAUSES_S = (1.0, 3.0)
-# A socket's path has at most 108 bytes, 17 of which ssh needs to create it; it would expand "%", "$" and "~".
+# The path of a socket has at most 108 bytes, of which ssh needs 17 to create it; ssh would expand "%", "$" and "~".
 _SOCKET_PATH = re.compile(r"[\w./+-]{1,80}")
 
 
 class Remote:
-    """A machine to run commands on inside a ``with`` block.
+    """A machine on which to run commands, inside a ``with`` block.
 
     Args:
-        destination: The machine, as `check_destination` takes it.
+        destination: The machine, in a form that `check_destination` accepts.
         config: SSH configuration to use instead of ``~/.ssh/config``.
 
     Raises:
@@ -120,7 +120,7 @@ class Remote:
         Use it only for actions that may run twice, such as a copy, but not a measurement.
 
         Raises:
-            LostConnection: If the connection broke each time.
+            LostConnection: The connection broke each time.
         """
         lost: IrepdeployError | None = None
         for pause in (0.0, *_PAUSES_S):
@@ -189,7 +189,7 @@ class Remote:
         line = shlex.join(["sh", "-c", f'echo "$1"; shift; {script}', "sh", self._mark, *arguments])
         command = [*self._ssh(), *self._sharing(), *options, "--", self.destination, line]
         errors = tempfile.TemporaryFile()  # noqa: SIM115
-        # In a session of its own, because on Ctrl-C the other side has to clean up first.
+        # In its own session, because on Ctrl-C the other side must clean up first.
         child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -216,7 +216,7 @@ class Remote:
         return [] if self._socket is None else ["-S", self._socket, "-o", "ControlMaster=no"]
 
     def _skip_to_mark(self, process: RemoteProcess) -> None:
-        """Skip the output of start-up files; if it ends without the mark, raise the reason."""
+        """Skip the output of start-up files; if it ends without the mark, raise an error with the reason."""
         mark = f"{self._mark}\n".encode()
         silent = threading.Event()
 

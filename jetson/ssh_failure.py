@@ -13,7 +13,7 @@ class LostConnection(RunError):
     """An open connection broke."""
 
 
-# The first match counts; `{host}` is the destination that the user typed.
+# The first match counts; `{host}` is the destination as typed by the user.
 _REASONS: tuple[tuple[str, type[IrepdeployError], str, str], ...] = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key .* has changed",

@@ -13,7 +13,7 @@ _GIB = 1 << 30
 
 
 def rows_of(value: dict[str, Any]) -> list[list[str]]:
-    """Return one row per fact; unknown ones say so."""
+    """Return one row per fact, including unknown ones."""
     cuda, clocks = _dict(value.get("cuda")), _dict(value.get("clocks"))
     mode = _dict(value.get("power_mode"))
     rows = [
@@ -49,14 +49,14 @@ def rows_of(value: dict[str, Any]) -> list[list[str]]:
 
 
 def missing_rows(value: dict[str, Any]) -> list[list[str]]:
-    """Return what is missing, what for, and the command that fixes it, one row each."""
+    """Return a row for each missing item: what is missing, its use, and the command that fixes it."""
     return [
         [one_line(str(item.get(key) or "-")) for key in ("what", "for", "hint")] for item in value.get("missing") or []
     ]
 
 
 def unusable(host: str, value: dict[str, Any]) -> MissingError | None:
-    """Return the error for a machine that has no runner, else None."""
+    """Return the error for a machine without a runner, else None."""
     if value.get("runners"):
         return None
     missing = [_dict(item) for item in value.get("missing") or []]
@@ -69,7 +69,7 @@ def unusable(host: str, value: dict[str, Any]) -> MissingError | None:
 
 
 def _installed(value: dict[str, Any], key: str) -> Any:
-    # The agent reports what it did not find as null.
+    # The agent reports missing items as null.
     return _ABSENT if key in value and value[key] is None else value.get(key)
 
 

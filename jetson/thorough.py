@@ -1,6 +1,6 @@
-"""The thorough check of a board: from the driver to engines, power and the DLA, on a small network of ours.
+"""Thorough check of a board on a small network: from the driver to engines, power and the DLA.
 
-Every step ends in a finding, whatever happens to it; a step that never ends is ended on the board.
+Every step ends in a finding, even if it fails; a step that hangs is stopped on the board.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECONDS = 1.0
 
 
 def check_thoroughly(agent: RemoteAgent, facts: Mapping[str, Any]) -> tuple[list[Finding], list[Record]]:
-    """Check a board whose facts are those of ``check``; return a finding per step, and the records of measurements."""
+    """Check a board with the `facts` of ``check``; return a finding per step, and the records of measurements."""
     model = Model("sample", "sample.onnx", sample_model(), "fp32")
     reference = reference_of(model)
     found = [_of_board(each) for each in agent.ask("steps").get("steps", [])]
@@ -47,7 +47,7 @@ def step_rows(found: Sequence[Finding]) -> list[list[str]]:
 
 
 def failure(host: str, found: Sequence[Finding]) -> CheckFailed | None:
-    """Return the error for a board of which a step failed, else None."""
+    """Return the error for a board on which a step failed, else None."""
     names = [each.name for each in found if each.status == FAILED]
     return CheckFailed(f"failed: {', '.join(names)}", where=host) if names else None
 
@@ -65,7 +65,7 @@ def _of_board(value: Any) -> Finding:
 
 
 def _benches(facts: Mapping[str, Any]) -> list[tuple[str, str, Settings]]:
-    """Return the name, precision and settings of each step: all that the board has something for."""
+    """Return the name, precision and settings of each step that the board's hardware and software allow."""
     runners, lacks = facts.get("runners") or [], {each.get("for") for each in facts.get("missing") or []}
     plain = Settings(seconds=_SECONDS, build_timeout_s=_BUILD_S)
     engine = replace(plain, power="power" not in lacks, via=None if "trtexec" in lacks else "trtexec")

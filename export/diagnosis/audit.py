@@ -1,4 +1,4 @@
-"""Audit a written ONNX file: an exporter's own success message proves nothing."""
+"""Audit a written ONNX file, since the success message of an exporter proves nothing."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Asked:
 
     Args:
         precision: "fp32", "fp16" or "int8"; the target's route defines what that means for the ONNX.
-        dynamic_batch: The batch dimension of every input and output is dynamic, and no other dimension is.
+        dynamic_batch: Whether the batch dimension of every input and output is dynamic, and no other dimension.
         kept: Names of the nodes that stay in a higher precision on purpose.
-        opset: Expected opset; default: the target's.
-        given: The file was not written here: any opset, IR version, precision and size that the target accepts are
-            fine, and so are batch normalisations and nodes without names.
-        axes: Axis of the batch by input and output; default: the first.
-        external: The weights lie beside the file.
+        opset: Expected opset. Default: the target's.
+        given: Whether the file was not written here: any opset, IR version, precision and size that the target accepts
+            are then allowed, and so are batch normalisations and nodes without names.
+        axes: Batch axis by input and output. Default: the first.
+        external: Whether the weights are in a file next to it.
     """
 
     precision: str = "fp32"
@@ -55,7 +55,7 @@ class Asked:
 
     @property
     def as_given(self) -> bool:
-        """Whether the file has the precision that it was given in."""
+        """Whether the file keeps the precision in which it was given."""
         return self.given and self.precision == "fp32"
 
 
@@ -66,10 +66,13 @@ def audit(
     outputs: Sequence[str | TensorSpec],
     asked: Asked | None = None,
 ) -> dict[str, Any]:
-    """Check a file against its target and against what was asked for, by default fp32 and a static batch.
+    """Check a file against its target and the request, by default fp32 and a static batch.
 
-    Return opset, IR version, nodes by operator, inputs, outputs, bytes of weights by dtype, and size. The error names
-    every fault.
+    Returns:
+        Opset, IR version, nodes by operator, inputs, outputs, bytes of weights by dtype, and size.
+
+    Raises:
+        CheckFailed: The file has faults, all of which are listed.
     """
     asked = asked or Asked()
     content = read_bytes(path, "ONNX file")
@@ -84,7 +87,7 @@ def audit(
         *_signature(model, inputs, outputs),
         *_nodes(view, target, asked.given),
     ]
-    # After external data or foreign operators, further faults would only hide the reason.
+    # If there is external data or a foreign operator, further faults would only hide the reason.
     faults = faults or [
         *(() if asked.given else _left_behind(view)),
         *(fault for name in sorted(target.forbidden) for fault in FORMS[name](view)),
@@ -112,7 +115,7 @@ def _header(view: View, target: Target, opset: int, given: bool) -> Iterator[str
         yield f"opset {opsets}, not {opset}"
     elif not low <= opset <= high:
         yield f"opset {opset}, and target {target.name} accepts {low} to {high}"
-    # ONNX Runtime has loaded a given file already.
+    # ONNX Runtime has already loaded a given file.
     most = target.ir_version if target.engine or not given else view.model.ir_version
     if not 3 <= view.model.ir_version <= most:
         yield f"IR version {view.model.ir_version}, not {target.ir_version}"
@@ -150,7 +153,7 @@ def _signature(
 
 def _nodes(view: View, target: Target, given: bool) -> Iterator[str]:
     known = target.operators
-    # ONNX Runtime has operators of its own, and has loaded a given file already.
+    # ONNX Runtime has its own operators, and has already loaded a given file.
     foreign = target.engine is not None or not given
     strange = {
         node.op_type

@@ -95,14 +95,14 @@ def first_bad_module(
 
 
 def _common(a: onnx.ModelProto, b: onnx.ModelProto) -> list[Place]:
-    """Return the tensors that both models have, in the order of `a`."""
+    """Return the tensors common to both models, in the order of `a`."""
     floats_a, floats_b = _float_outputs(a), _float_outputs(b)
     alike = {(node.name, node.op_type, place): name for name, (node, place) in floats_b.items() if node.name}
     rounded = {name: other for name, other in _rounded(b).items() if other in floats_b}
     places = []
     for name, (node, place) in floats_a.items():
         twin: str | None = name if name in floats_b else alike.get((node.name, node.op_type, place))
-        # If its output is another tensor of the reference, the node has absorbed the one that follows.
+        # If its output is another tensor of the reference, the node has absorbed its successor.
         if twin is not None and (twin == name or twin not in floats_a):
             places.append(Place(node.name or name, name, rounded.get(twin, twin)))
     return places
@@ -185,11 +185,11 @@ def _batch(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> int:
 
 
 def _calls_in(model: nn.Module, arrays: Sequence[Array], nodes: Mapping[str, str]) -> dict[Place, int]:
-    """Map each tensor that the ONNX has too to the index of its call."""
+    """Map each tensor that also exists in the ONNX model to the index of its call."""
     from torch import nn
 
     where: dict[Place, int] = {}
-    # By identity of the outputs, which are kept alive so that no other tensor gets the same identity.
+    # Keyed by the identity of the outputs, which are kept alive so that no other tensor gets the same id.
     made: dict[int, tuple[Any, Place]] = {}
 
     def note(index: int, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

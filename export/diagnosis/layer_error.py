@@ -1,7 +1,7 @@
 """Find the first of many tensors beyond a tolerance, with a bounded number of them in memory.
 
-The error of a tensor is ``max|a - b| / max|a|`` over all inputs, a being the reference. Values that are not finite are
-beyond any tolerance; tensors that are zero in both forms are within.
+The error of a tensor is ``max|a - b| / max|a|`` over all inputs, where a is the reference. Values that are not finite
+exceed any tolerance; tensors that are zero in both forms are within.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def first_beyond(
     run: Callable[[Sequence[Place], Add], None],
     tolerance: Tolerance,
 ) -> LayerError | None:
-    """Find the first of some places, in order, that is beyond a tolerance.
+    """Find the first of some places, in order, whose error exceeds a tolerance.
 
-    `run` runs both models and calls back with both forms of each requested tensor; `model` is the result, for the sizes
-    of its tensors.
+    `run` runs both models and calls back with both forms of each requested tensor; `model` is the result, used for the
+    sizes of its tensors.
     """
     sizes = _sizes(model, min(free_batch(inputs), samples_in(inputs)))
     for portion in _portions(places, sizes):

@@ -1,6 +1,6 @@
-"""Build a TensorRT engine from ONNX in a child process, so that a crash or a hang of the builder is an ordinary error.
+"""Build a TensorRT engine from ONNX in a child process, so that a crash or hang of the builder is an ordinary error.
 
-The engine is written atomically, with a sidecar that describes it.
+The engine is written atomically, with a sidecar file that describes it.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _run(folder: Path, worker: Sequence[str], timeout_s: float, report: Callable
 
 
 def _publish(built: Path, sidecar: Sidecar, engine: Path) -> None:
-    """Move both into place, the sidecar last, so that it never describes another engine; if one fails, neither."""
+    """Move both files into place, or neither. The sidecar goes last, so that it never describes another engine."""
     folder, aside = make_folder(built.parent / "new"), make_folder(built.parent / "earlier")
     named = folder / engine.name
     move_file(built, named)

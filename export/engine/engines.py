@@ -39,8 +39,10 @@ def engines_for(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Build an engine of each precision, if the target's engines are built on this machine.
 
-    Return the entry ``engine`` of the certificate, and the files written. A built engine has not run: nothing here
-    shows that its outputs are right.
+    Engines are built but not run, so their outputs are not verified here.
+
+    Returns:
+        The entry ``engine`` of the certificate, and the files written.
     """
     if target.engine is None:
         return {"status": "not asked for"}, []
@@ -90,7 +92,7 @@ def engines_for(
                 command=again,
             )
         except MissingError as error:
-            # Most often there is no GPU; the verified ONNX is useful all the same.
+            # Usually there is just no GPU; the verified ONNX is still useful.
             return {"status": "not built", "reason": error.what, "hint": error.hint}, []
         built.append({**found.to_dict(), "onnx": path.name})
         files += [found.engine, found.sidecar]
@@ -106,7 +108,7 @@ def engines_for(
 
 
 def _notes(sizes: Mapping[str, int]) -> list[str]:
-    """Advise against int8 if its engine is not smaller than another, since its loss then buys nothing."""
+    """Return a note against int8 if its engine is not smaller than another, since its loss then has no benefit."""
     larger = [
         f"the int8 engine has {sizes['int8']:,} bytes, the {precision} one {size:,}: int8 is not advised here"
         for precision, size in sizes.items()
@@ -138,7 +140,7 @@ def _profiles(inputs: Sequence[TensorSpec], batch: tuple[int, int, int] | None) 
 def _how_to_get(target: Target, models: Mapping[str, Path]) -> str:
     if target.engine == "TensorRT-RTX":
         return "pip install tensorrt-rtx"
-    # Of no version in particular, the newest is installed.
+    # If no version is required, install the newest.
     version = target.tensorrt[0] if target.tensorrt else "11"
     precision, path = next(iter(models.items()))
     line = trtexec_line(TARGETS[f"trt-{version}"], path.name, "model.engine", precision=precision)

@@ -1,4 +1,4 @@
-"""Choose the inputs that int8 is calibrated with and measured on."""
+"""Choose the inputs for the calibration and evaluation of int8."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ Array = np.ndarray[Any, Any]
 
 _CALIBRATION, _EVALUATION = 128, 1000
 _LARGE, _FEW = 64, 32
-# The ranges of fewer inputs depend on which ones they are.
+# With fewer inputs, ranges depend on the choice of the inputs.
 _TOO_FEW = 8
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Inputs for calibration and for evaluation, and the (N,) classes of the latter if they are known.
+    """Inputs for calibration and for evaluation, and the (N,) classes of the latter if known.
 
-    In place of classes there may be a function that gives the score of outputs in percent.
-
-    `is_real` is false for random inputs, which stand in where nothing is known of a network's data.
+    A function that scores outputs in percent may replace the classes. `is_real` is False for random inputs, which are
+    used if nothing is known about a network's data.
     """
 
     calibration: InputGroup
@@ -40,7 +39,7 @@ class CalibrationData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why the ranges of activations that these inputs show may not be those of others."""
+        """Reasons why the ranges of activations may not be representative."""
         arrays, count = self.calibration.array, self.calibration.count
         fewest = _different(arrays)
         found = []
@@ -50,7 +49,7 @@ class CalibrationData:
             what = counted(fewest, "input") if fewest == count else f"{fewest} different of {counted(count, 'input')}"
             found.append(f"int8 was calibrated on {what}, whose ranges others may exceed: give {_TOO_FEW} or more")
         every = list(arrays.values()) if isinstance(arrays, Mapping) else [arrays]
-        # A mask beside an image may be constant.
+        # A mask that accompanies an image may be constant.
         shown = [array for array in every if array.dtype.kind == "f" and array[0].size > 1] or every
         if all((array == array.flat[0]).all() for array in shown):
             value = f"{shown[0].flat[0]:g}"
@@ -61,7 +60,7 @@ class CalibrationData:
 
 
 def _different(inputs: Inputs) -> int:
-    """Return how many inputs differ from all others, counted up to the number that is enough."""
+    """Return the number of distinct inputs, counted only up to the number that is enough."""
     arrays = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
     found = set[tuple[bytes, ...]]()
     for index in range(samples_in(inputs)):
@@ -75,7 +74,7 @@ def calibration_data(wanted: Wanted, *, given: Given | None = None, dataset: str
     """Return training images for calibration, and the labelled search-validation set for evaluation.
 
     The test set is never read. Without a data set of this shape, unlabelled photographs replace both, half of them
-    each; given inputs replace the training images. Inputs that are not images are random.
+    each. Given inputs replace the training images. Inputs that are not images are random.
     """
     from irepdeploy.data import embedded_dataset, real_inputs
 

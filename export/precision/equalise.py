@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: scale the channels of hidden maps to similar ranges without changing the outputs.
+"""Cross-layer equalisation: scale the channels of hidden feature maps to similar ranges without changing the outputs.
 
 If only one layer reads the output of another, through operators f with f(s x) = s f(x) for s > 0 (ReLU, pools),
 channel i can be divided by any s_i > 0 in the first layer and multiplied by it in the second. With r1_i and r2_i the
@@ -208,7 +208,7 @@ def _owns(node: onnx.NodeProto, weights: Mapping[str, TensorProto], reads: Mappi
 
 
 def _takes(node: onnx.NodeProto, weight: TensorProto, channels: int) -> bool:
-    """Return whether the layer's columns are those channels, or, after a Flatten, whole maps of them."""
+    """Return whether the layer's columns are these channels or, after a Flatten, whole maps of them."""
     if node.op_type == "Conv":
         return int(weight.dims[1]) * int(attribute_of(node, "group", 1)) == channels
     return int(weight.dims[1 if _rows_first(node) else 0]) % channels == 0

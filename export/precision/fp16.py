@@ -1,9 +1,9 @@
 """Convert a float32 ONNX model to float16 between float32 inputs and outputs.
 
 Strongly typed builders (TensorRT 11, TensorRT-RTX) take the precision from the types in the file. Operators without a
-known float16 form stay float32, and so does what follows them until a layer with weights: positions beyond 2048 and
-scores that are compared need more than the 11 bits of a half. So do the modules that the file's metadata name, such as
-those that compute boxes inside a detector.
+known float16 form stay float32, and so do the operators after them up to the next layer with weights: positions beyond
+2048 and scores that are compared need more than the 11 bits of a half. Modules named in the file's metadata also stay
+float32, such as those that compute the boxes of a detector.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Kind = Literal["half", "full"]
 FLOAT32_KEY = "irepdeploy.float32"
 FP16_MAX, FP16_SMALLEST_NORMAL = 65504.0, 2.0**-14
 
-# All floats that these read and write have one type, so that changing all of them keeps the graph valid; only the
-# scales of Resize are always float32.
+# All float inputs and outputs of these operators have the same type, so changing all of them keeps the graph valid.
+# Only the scales of Resize are always float32.
 _LAYERS = """
     AveragePool BatchNormalization Conv ConvTranspose Gemm GlobalAveragePool GlobalMaxPool InstanceNormalization MatMul
     MaxPool Resize
@@ -45,10 +45,10 @@ _FOLLOWING = """
     ReduceSum Relu Reshape Selu Sigmoid Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh
     Tile Transpose Unsqueeze Where
 """
-# These square their input, which overflows beyond 256: they stay float32 between two casts.
+# These square their input, which overflows beyond 256, so they stay float32 between two casts.
 _WIDE = frozenset(["ReduceL2"])
 _SIZES = frozenset(["Shape", "Size"])
-# Integers that a half holds exactly.
+# Integers up to this limit are exact in float16.
 _SHORT = (TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL)
 _BN = "BatchNormalization"
 
@@ -56,8 +56,8 @@ _BN = "BatchNormalization"
 def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with float16 weights and activations, and a Cast after each input and before each output.
 
-    The statistics of a batch normalisation are first folded, in float64, into its scale and shift: they may be beyond
-    fp16 where scale and shift are not. `kept_float` tells which operators stay float32.
+    The statistics of a batch normalisation are first folded, in float64, into its scale and shift, since they may
+    exceed fp16 even if scale and shift do not. `kept_float` returns the operators that stay float32.
     """
     wide = [tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.DOUBLE]
     if wide:
@@ -75,7 +75,7 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def kept_float(model: onnx.ModelProto) -> dict[str, str]:
-    """Return the operators that stay float32 in `half_graph`: the type by name."""
+    """Return the operators that stay float32 in `half_graph`, as operator type by node name."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _constants_as_initializers(copy.graph)
@@ -154,7 +154,7 @@ def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping
 
 
 def _constants_as_initializers(graph: onnx.GraphProto) -> None:
-    """Turn Constant nodes of float32 into initializers, which may be read in both types."""
+    """Turn float32 Constant nodes into initializers, which can be read in both types."""
     for index in reversed(range(len(graph.node))):
         node = graph.node[index]
         if node.op_type != "Constant":
@@ -174,7 +174,7 @@ def _constants_as_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _kinds(model: onnx.ModelProto) -> list[Kind | None]:
-    """Return the type that each node computes its floats in; None if it has none."""
+    """Return the float type in which each node computes; None for nodes without floats."""
     types = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     fixed = {tensor.name for tensor in model.graph.initializer}
@@ -208,7 +208,7 @@ def _kinds(model: onnx.ModelProto) -> list[Kind | None]:
 
 
 def _float32_parts(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return how the names of nodes begin that stay float32, by the metadata of the file."""
+    """Return the name prefixes of nodes that stay float32 according to the metadata of the file."""
     texts = [entry.value for entry in model.metadata_props if entry.key == FLOAT32_KEY]
     return tuple(f"{name}." for text in texts for name in text.split(",") if name)
 
@@ -232,7 +232,7 @@ class _Converter:
         self.floats = {name for name, kind in types.items() if kind == TensorProto.FLOAT}
         self.unknown = {name for node in model.graph.node for name in node.output} - types.keys()
         self.constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-        # The type of every float under its own name, and the name of the other one where it was needed.
+        # Type of every float tensor, and the name of its copy in the other type if one was needed.
         self.types: dict[str, Kind] = {value.name: "full" for value in model.graph.input if value.name in self.floats}
         self.other: dict[str, str] = {}
         self.uses: dict[tuple[str, Kind], list[tuple[onnx.NodeProto, int]]] = {}
@@ -256,7 +256,7 @@ class _Converter:
 
     def _read(self, node: onnx.NodeProto, kind: Kind) -> None:
         if node.op_type in _SIZES or (node.op_type == "Cast" and node.input[0] in self.types):
-            # They read either type.
+            # These operators read either type.
             return
         for reader, place in (*((node, place) for place in range(len(node.input))), *_captures(node)):
             name = reader.input[place]
@@ -289,7 +289,7 @@ class _Converter:
                 self.types[name] = "half"
 
     def _write_constants(self) -> None:
-        """Give each constant the type that it is read in, or a second one in half if it is read in both."""
+        """Convert each constant to the type in which it is read, or add a half copy if it is read in both."""
         outputs = {value.name for value in self.graph.output}
         for tensor in list(self.graph.initializer):
             if (tensor.name, "half") not in self.uses:
@@ -316,7 +316,7 @@ class _Converter:
             self.graph.node.append(_cast(self.unique(f"{name}.float"), half, name, TensorProto.FLOAT))
 
     def _retype_values(self) -> None:
-        """Declare the types again where the model declares them."""
+        """Update the types that the model declares."""
         weights = {tensor.name for tensor in self.graph.initializer}
         outputs = {value.name for value in self.graph.output}
         inner = [value for value in self.graph.value_info if value.name not in outputs]

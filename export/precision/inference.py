@@ -55,7 +55,7 @@ def outputs_of(model: onnx.ModelProto | bytes, inputs: Inputs) -> dict[str, Arra
 def run_parts(model: onnx.ModelProto | bytes, inputs: Inputs) -> Iterator[tuple[int, dict[str, Array]]]:
     """Yield the number of inputs and the outputs of each batch; the last input is repeated to fill a static batch.
 
-    QuantizeLinear and DequantizeLinear are computed as they are written. `model` may be the result of `runnable`.
+    QuantizeLinear and DequantizeLinear are computed literally, without fusion. `model` may be the result of `runnable`.
     """
     for _, count, outputs in _runs(model, inputs):
         yield count, outputs
@@ -120,7 +120,7 @@ def with_outputs(
 
 def _one_by_one(node: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> bool:
     if node.op_type == "Concat":
-        # A constant has the batch that it was written for.
+        # A constant keeps the batch size for which it was written.
         return attribute_of(node, "axis", 0) > 0 and arrays.keys().isdisjoint(node.input)
     if node.op_type == "Flatten":
         return attribute_of(node, "axis", 1) == 1

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
 
 MIN_COSINE = 0.99
-# Classes must agree if the two best scores differ by more than this share of the largest.
+# Classes must agree if the two best scores differ by more than this share of the largest score.
 _MARGIN = 1e-2
 _FORMS = {"int8": "symmetric per tensor", "uint8": "with a zero point per tensor"}
 
@@ -31,7 +31,7 @@ class Int8Loss:
         logit_sqnr_db: 10 log10(sum a^2 / sum (a - b)^2) over all outputs; None if they are equal.
         accuracy: Top-1 accuracy in percent of float32 and of int8; None without labels.
         top1_agreement: Share of inputs with the same class; None if it is not informative.
-        drop: Percentage points lost, of accuracy or without labels of agreement; None if neither is known.
+        drop: Percentage points lost in accuracy or, without labels, in agreement; None if neither is known.
         problem: What makes a comparison impossible (NaN, all zero), or "".
     """
 
@@ -55,7 +55,7 @@ class Int8Loss:
 
     def within(self, max_drop: float) -> bool:
         """Return whether the cosine is at least 0.99 and at most `max_drop` percentage points are lost."""
-        # Accuracies are ratios of integers: a loss of exactly the budget must not fail by rounding.
+        # Accuracies are ratios of integers: a loss equal to the budget must not fail because of rounding.
         drop_ok = self.drop is None or self.drop <= max_drop + 1e-9
         return not self.problem and self.cosine >= MIN_COSINE and drop_ok
 

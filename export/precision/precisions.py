@@ -27,9 +27,9 @@ INT8_OPSET = 13
 
 
 def precisions_of(text: str | Sequence[str] | None, target: Target, carried: str = "fp32") -> tuple[str, ...]:
-    """Parse precisions such as ``fp32,fp16``; the default is fp32, and fp16 if the target has an engine.
+    """Parse precisions such as ``fp32,fp16``; the default is fp32, plus fp16 if the target has an engine.
 
-    Of a model that carries another precision nothing else is made; that is also the default.
+    A model that is not fp32 is only exported in the precision that it carries, which is then the default.
     """
     if text is None:
         default = ("fp32",) if target.engine is None else ("fp32", "fp16")
@@ -45,17 +45,17 @@ def precisions_of(text: str | Sequence[str] | None, target: Target, carried: str
 
 
 def _carried_only(names: Sequence[str], carried: str, target: Target) -> tuple[str, ...]:
-    """Return the precision that a model carries, if nothing else is asked for and the target has it."""
+    """Return the precision that a model carries, if no other is requested and the target supports it."""
     other = next((name for name in names if name != carried), None)
     if other is not None:
         raise InputError(
-            f"the weights of this file are {carried}: {other} cannot be made of them",
+            f"the weights of this file are {carried}, from which {other} cannot be made",
             where="--precision",
             hint="omit it" if carried not in PRECISIONS else f"--precision {carried}",
         )
     if target.engine is not None and carried not in target.precisions:
         raise InputError(f"the weights of this file are {carried}, which target {target.name} does not take")
-    # Without an engine or a wish, the file itself is all there is.
+    # Without an engine or a request, the file itself is the only result.
     return (carried,) if carried in target.precisions and (names or target.engine is not None) else ()
 
 

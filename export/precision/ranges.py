@@ -136,7 +136,7 @@ def range_report(model: onnx.ModelProto | bytes, inputs: Inputs, kept: Iterable[
 def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[float, float]]:
     """Measure the minimum and maximum of every float32 tensor except initialisers, over all inputs.
 
-    They are computed inside the graph, so that only one batch of activations is in memory.
+    The extremes are computed inside the graph, so that only one batch of activations is in memory.
     """
     kinds = {name: value.type.tensor_type.elem_type for name, value in tensor_types(model).items()}
     names = sorted(name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT)
@@ -153,7 +153,7 @@ def _probed(model: onnx.ModelProto, names: list[str]) -> bytes:
     nodes, outputs = [], []
     for index, name in enumerate(names):
         for kind in ("Min", "Max"):
-            # Without axes it reduces over all of them in every opset.
+            # Without axes, all of them are reduced in every opset.
             output = f"{PROBE}{index}.{kind}"
             nodes.append(onnx.helper.make_node(f"Reduce{kind}", [name], [output], output, keepdims=0))
             outputs.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ()))

@@ -24,11 +24,11 @@ from .ranges import tensor_ranges
 __all__ = ["int8_model"]
 
 _SAME = 1e-5
-# A smaller gain is chance; the weights then stay unchanged.
+# A smaller gain may be chance, so the weights then stay unchanged.
 _WORTH_DB = 0.5
 # Enough to rank layers by dB; the result is measured on all inputs.
 _PROBES = 32
-# Layers in the message of a model that is refused.
+# Number of layers named in the error message.
 _NAMED = 3
 
 
@@ -45,9 +45,18 @@ def int8_model(
 
     Weights are int8 per channel, equalised if that raises the logit SQNR on the calibration inputs by 0.5 dB. If the
     loss is still too large, each layer is quantised alone to measure its cost, and bisection finds how few of the
-    costliest must stay float32. The loss is of accuracy if `data` has labels, else of agreement with float32.
-    Activations are int8 for TensorRT, uint8 for ONNX Runtime. It fails if the loss exceeds the budget unless every
-    layer stays float.
+    costliest must stay float32. The loss is that of accuracy if `data` has labels, else of agreement with float32.
+
+    Args:
+        model: The float32 model.
+        data: Inputs for calibration and evaluation.
+        max_drop: Largest loss in percentage points.
+        activations: "int8" for TensorRT, "uint8" for ONNX Runtime.
+        equalise: Whether to try cross-layer equalisation.
+        report: Function called with each step.
+
+    Raises:
+        CheckFailed: The loss exceeds `max_drop` unless every layer stays float.
     """
     if not (isinstance(max_drop, int | float) and math.isfinite(max_drop) and max_drop >= 0):
         raise InputError(f"expected max_drop in percentage points, at least 0, got {max_drop!r}", where="--max-drop")

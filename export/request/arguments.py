@@ -1,4 +1,4 @@
-"""Check the arguments of `export_model`, which Python code gives in many forms."""
+"""Check the arguments of `export_model`, which can be passed in many forms."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def request_of(
     seed: Any,
     settings: Mapping[str, Any],
 ) -> ExportRequest:
-    """Return the request that these arguments of `export_model` make.
+    """Return the request for these arguments of `export_model`.
 
     Raises:
-        InputError: An argument is of a wrong kind.
+        InputError: An argument has the wrong type.
     """
     if not isinstance(source, str | os.PathLike | nn.Module):
         hint = "call it: it makes one" if callable(source) else None
@@ -42,7 +42,7 @@ def request_of(
     if model_factory is not None and not callable(model_factory):
         raise InputError(f"expected a function that builds a network, got {model_factory!r}", where="model_factory")
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or int(seed) < 0:
-        raise InputError(f"expected a whole number from 0 on, got {seed!r}", where="seed")
+        raise InputError(f"expected a whole number from 0, got {seed!r}", where="seed")
     label = type(source).__name__ if isinstance(source, nn.Module) else Path(source).stem
     folder = f"{label}-export" if out is None else out
     given = None if inputs is None else given_arrays(inputs, single=isinstance(source, nn.Module))
@@ -51,7 +51,7 @@ def request_of(
 
 
 def _plain(shape: Any) -> Any:
-    """Return sizes that numpy or torch hold as a list; refuse sizes among which there is something else."""
+    """Return sizes held by numpy or torch as a list; raise InputError if an item is not a size."""
     found = shape.tolist() if hasattr(shape, "tolist") else shape
     if isinstance(found, list | tuple) and not isinstance(found, TensorSpec):
         whole = [isinstance(size, int) and not isinstance(size, bool) for size in found]

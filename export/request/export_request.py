@@ -1,4 +1,4 @@
-"""Everything that one export is asked for."""
+"""Request of one export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bake preprocessing into an ONNX model, so that it takes the bytes of a camera."""
+"""Bake preprocessing into an ONNX model, so that it takes the uint8 images of a camera."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 _LAYOUTS = ("nhwc", "nchw")
 _ORDERS = ("rgb", "bgr")
-# The value of a byte that stands for 1.
+# Byte value that corresponds to 1.
 _PEAK = 255.0
 
 
@@ -31,8 +31,8 @@ class Preprocessing:
     """Preprocessing of uint8 images for a network trained on (x / 255 - mean) / std, channels first, RGB.
 
     Args:
-        mean: Mean of each channel in the network's own order, or one for all.
-        std: Standard deviation, likewise.
+        mean: Mean of each channel in the network's own order, or one value for all channels.
+        std: Standard deviation in the same form.
     """
 
     mean: tuple[float, ...]
@@ -82,10 +82,10 @@ class Preprocessing:
 
 
 def with_preprocessing(model: onnx.ModelProto, spec: Preprocessing, *, fold: bool = True) -> onnx.ModelProto:
-    """Return a copy of a model that takes uint8 images in place of its float32 input, and says so in its metadata.
+    """Return a copy of a model that takes uint8 images instead of its float32 input, as recorded in its metadata.
 
     Scale and channel order are folded into the first convolution, and so is the mean unless the convolution is padded:
-    zeros around (x - mean) are not zeros around x, so the mean then stays a node of its own.
+    zeros around (x - mean) are not zeros around x, so the mean then remains a separate node.
     """
     if any(entry.key == METADATA for entry in model.metadata_props):
         raise InputError("this model has preprocessing already", where="preprocessing")
@@ -109,7 +109,7 @@ def with_preprocessing(model: onnx.ModelProto, spec: Preprocessing, *, fold: boo
         for node in readers:
             _fold(graph, node, scale, None if padded else shift, swap=swap and not grouped)
         if swap and not grouped:
-            # The channels keep the order of the images, and so do their means.
+            # The channels keep the order of the images, so the means are reordered to match.
             swap, shift = False, shift[::-1]
         steps = _steps(spec.layout, swap, shift if padded else None, None)
     else:
@@ -124,7 +124,7 @@ _Step = tuple[str, str, dict[str, Any], Array | None]
 
 
 def _steps(layout: str, swap: bool, shift: Array | None, scale: Array | None) -> Iterator[_Step]:
-    """Yield (name, operator, attributes, constant) of the nodes in order; TensorRT reads uint8 only by a Cast."""
+    """Yield (name, operator, attributes, constant) of the nodes in order; TensorRT reads uint8 only through a Cast."""
     yield "cast", "Cast", {"to": onnx.TensorProto.FLOAT}, None
     if layout == "nhwc":
         yield "transpose", "Transpose", {"perm": [0, 3, 1, 2]}, None

@@ -27,33 +27,34 @@ class Settings:
     """Options of an export.
 
     Args:
-        precision: Some of fp32, fp16 and int8; None: fp32, and fp16 if the target has an engine.
-        max_drop: Percentage points of accuracy (without labels: of agreement) that int8 may lose.
+        precision: One or more of fp32, fp16 and int8. None: fp32, plus fp16 if the target has an engine.
+        max_drop: Largest loss of accuracy (without labels: of agreement) by int8, in percentage points.
         simplify: Run onnx-simplifier, and keep its result if the outputs are the same.
         dynamic_batch: Smallest, best and largest batch; None: a static batch of 1.
         input_shape: Name, shape and dtype of each input, in the order of ``forward`` unless named like its parameters.
-            It fixes every size, that of the batch too unless `dynamic_batch` is given. None: the inputs that the
-            network declares. Also sizes such as (1, 3, 224, 224), or text such as "1x3x224x224".
-        output_names: Names in the order of the outputs; None: those that the network declares.
-        bake_preprocess: Layout and channel order such as ``nhwc,bgr``: the file takes uint8 images; None: it takes
-            normalised floats.
-        mean: Mean of each channel for baking; None: the mean of the data set that the network was trained on.
-        std: Standard deviation of each channel, likewise.
+            It fixes every size, including the batch unless `dynamic_batch` is given. Sizes such as (1, 3, 224, 224) or
+            text such as "1x3x224x224" are accepted too. None: the inputs that the network declares.
+        output_names: Names of the outputs in order. None: those that the network declares.
+        bake_preprocess: Layout and channel order, such as ``nhwc,bgr``, of the uint8 images that the file takes. None:
+            it takes normalised floats.
+        mean: Mean of each channel, for baking. None: that of the data set on which the network was trained.
+        std: Standard deviation of each channel, in the same form.
         tf32: Allow float32 layers of an engine to round to TF32.
         workspace_bytes: Memory limit of the engine's builder; None: its own default.
         timing_cache: File that the builder reads if it exists, and writes.
         dla: DLA core, if the target has one.
         collapse: Collapse parallel and chained linear operators of the ONNX into single convolutions.
         timeout_s: Seconds that ONNX Runtime may take to load and run a model.
-        external_data: Write the weights beside each ONNX file, to FILE.data, as is always done above 2 GiB.
-        detections: What a detector gives: "raw" heads, or its best detections: "topk"; "nms", without those that
-            overlap a better one of their class; "plugin", the same by TensorRT's EfficientNMS_TRT.
-        score: Detections at or below it do not count; None: the detector's own threshold.
-        iou: Intersection over union above which the lower of two goes; None: the detector's own, or 0.5.
-        max_detections: Detections of an image, at most; None: the detector's own number.
-        annotations: Objects in the images of `inputs`, in COCO's format, by which the loss of a detector in int8 is
-            measured; None: ``annotations.json`` among the images, else what the float32 detector finds in them.
-        border: "refuse" a region that is not a convolution at the border, or write a constant "map" beside it.
+        external_data: Write the weights to FILE.data next to each ONNX file, as is always done above 2 GiB.
+        detections: Output of a detector: "raw" heads; "topk", its best detections; "nms", the best ones after
+            non-maximum suppression within each class; "plugin", the same with TensorRT's EfficientNMS_TRT.
+        score: Score threshold; detections at or below it are dropped. None: the detector's own.
+        iou: Intersection over union above which the lower-scored box is suppressed. None: the detector's own, or 0.5.
+        max_detections: Maximum number of detections per image. None: the detector's own.
+        annotations: Objects in the images of `inputs`, in COCO format, by which the loss of a detector in int8 is
+            measured. None: ``annotations.json`` among the images, else the detections of the float32 detector.
+        border: For a region that is not a convolution at the border: "refuse" to merge it, or merge it and add a
+            constant "map".
     """
 
     precision: str | Sequence[str] | None = None
@@ -81,10 +82,10 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Return the settings of these names.
+        """Return the settings with these names and values.
 
         Raises:
-            InputError: A name is unknown, or a value is of a wrong type.
+            InputError: A name is unknown, or a value has the wrong type.
         """
         known = [field.name for field in fields(cls)]
         for name, value in given.items():
@@ -106,7 +107,7 @@ class Settings:
 
     @property
     def detection_rule(self) -> DetectionRule:
-        """The rule that `detections`, `score`, `iou` and `max_detections` make."""
+        """Rule made up of `detections`, `score`, `iou` and `max_detections`."""
         return DetectionRule(self.detections, self.score, self.iou, self.max_detections)
 
     def preprocessing(self, origin: Origin) -> Preprocessing | None:
@@ -161,7 +162,7 @@ def _are_numbers(value: Any) -> bool:
         return False
 
 
-# Values that other code would fail on, by setting: what is expected, and its check.
+# Expected value and its check, by setting.
 _EXPECTED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "precision": ("precisions such as 'fp32,fp16'", _are_texts),
     "max_drop": ("percentage points", _is_number),

@@ -1,8 +1,8 @@
 """ONNX operators that the parsers of TensorRT accept, by version.
 
-8.5, 8.6 and 10 hold what both the support matrix and the source of onnx-tensorrt have on its branches 8.5-GA, 8.6-GA
-and 10.0-GA; 11 is from the parser itself (``OnnxParser.supports_operator`` of TensorRT 11.4). Operators that a source
-does not settle are omitted.
+8.5, 8.6 and 10 list the operators found in both the support matrix and the source of onnx-tensorrt, on its branches
+8.5-GA, 8.6-GA and 10.0-GA. 11 is from the parser itself (``OnnxParser.supports_operator`` of TensorRT 11.4). Operators
+for which the sources are inconclusive are omitted.
 """
 
 from __future__ import annotations

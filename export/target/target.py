@@ -125,7 +125,7 @@ _ALL = (
     Target("trt-11", opsets=(9, 25), operators=TENSORRT_11, forbidden=_FORMS, tensorrt=("11",), **_HERE),
     Target("trt-10", opsets=(9, 20), operators=TENSORRT_10, forbidden=_NO_COMPUTED_AXES, tensorrt=("10",), **_HERE),
     Target("xavier-jp5", operators=TENSORRT_8_5, tensorrt=("8.5.2",), device=_XAVIER, **_BOARD),
-    # JetPack 6.0 has TensorRT 8.6.2, 6.1 to 6.2.2 have 10.3: only what both take, by flags that both have.
+    # JetPack 6.0 has TensorRT 8.6.2, 6.1 to 6.2.2 have 10.3: use only features and flags that both support.
     Target("orin-jp6", operators=TENSORRT_8_6, tensorrt=("8.6.2", "10.3"), device=_ORIN, **_BOARD),
     Target("rtx", opsets=(9, 25), operators=TENSORRT_11, forbidden=_FORMS, engine="TensorRT-RTX", device="RTX GPUs"),
 )
@@ -192,8 +192,8 @@ def trtexec_line(
         if not 0 <= dla < target.dla_cores:
             raise InputError(f"target {target.name} has {target.dla_cores} DLA cores", where=f"DLA core {dla}")
         if precision == "int8" and int(version.partition(".")[0]) < 10:
-            # NVIDIA/TensorRT#2222: it takes the scales of a calibrator, not QuantizeLinear.
-            what = f"the DLA of TensorRT {version} takes no model with QuantizeLinear, which int8 models here are"
+            # NVIDIA/TensorRT#2222: the DLA takes the scales of a calibrator, not QuantizeLinear.
+            what = f"the DLA of TensorRT {version} does not accept QuantizeLinear, which int8 models contain"
             raise InputError(what, where=f"target {target.name}, DLA core {dla}", hint="add --precision fp16")
         words += [f"--useDLACore={dla}", "--allowGPUFallback"]
     # 8.6 renamed it.

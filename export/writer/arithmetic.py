@@ -143,7 +143,7 @@ def logsumexp(emit: Emitter, input: Value, dim: Any, keepdim: bool = False) -> V
 def norm(
     emit: Emitter, input: Value, p: Any = 2, dim: Size = None, keepdim: bool = False, dtype: Any = None, **named: Any
 ) -> Value:
-    """Write the length over dimensions."""
+    """Write a vector norm over dimensions."""
     order = named.get("ord", 2 if p in (None, "fro") else p)
     if order not in (1, 2) or dtype is not None:
         raise emit.refuse(f"a norm of order {order} is not supported")
@@ -171,7 +171,7 @@ def total(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, 
     """Write a sum over dimensions as a mean times a count: ReduceSum takes its axes as an input from opset 13."""
     dims = _dims(emit, input, dim)
     if input.dtype == "bool":
-        # A sum of sizes, which is exact.
+        # A sum of sizes, which are integers, is exact.
         ones = cast_to(emit, input, "int32")
         counted = emit.node("ReduceL1", [ones], part="true", type_of="int32", axes=dims, keepdims=int(keepdim))
         return cast_to(emit, counted, emit.dtype)
@@ -183,7 +183,7 @@ def total(emit: Emitter, input: Value, dim: Size = None, keepdim: bool = False, 
 
 
 def _integer_sum(emit: Emitter, x: Value, dims: Sequence[int]) -> Value:
-    """Write a sum of integers as the last of running sums, which no parser reads as anything else."""
+    """Write a sum of integers as the last item of running sums, a form that all parsers read correctly."""
     for axis in dims:
         sums = emit.node("CumSum", [x, emit.weight("axis", torch.tensor(axis), object())], x.shape, part="sums")
         shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])

@@ -1,4 +1,4 @@
-"""Append TensorRT's plugin EfficientNMS_TRT to a model that gives candidates."""
+"""Append TensorRT's plugin EfficientNMS_TRT to a model that outputs candidates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DOMAIN = "TRT"
 
 
 def with_efficient_nms(model: onnx.ModelProto, rule: DetectionRule) -> onnx.ModelProto:
-    """Return a model of boxes (N, B, 4) or (N, B, classes, 4) and scores (N, B, classes) with the plugin behind it.
+    """Append the plugin to a model of boxes (N, B, 4) or (N, B, classes, 4) and scores (N, B, classes).
 
-    Nothing but TensorRT runs it. Of the scores it looks at the 4,096 highest; rows of its results from num_dets on hold
-    anything.
+    Only TensorRT can run the result. The plugin considers the 4,096 highest scores; the contents of result rows from
+    num_dets on are undefined.
     """
     found = onnx.ModelProto()
     found.CopyFrom(model)

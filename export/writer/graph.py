@@ -1,6 +1,6 @@
 """Build an ONNX model node by node.
 
-Everything is written into a single ``ModelProto``: onnx's helpers copy every initializer, which doubles the memory.
+Everything is written into a single ``ModelProto``, since onnx's helpers copy every initializer and double the memory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from irepdeploy.onnx_graph.proto import distinct_name, drop_unread
 
 __all__ = ["BATCH", "FREE", "Emitter", "NeedsOpset", "Normalisation", "OnnxGraph", "Value"]
 
-# A dynamic size, and the name of the dynamic batch dimension in the file.
+# Placeholder for a dynamic size, and the name of the dynamic batch dimension in the file.
 FREE = -1
 BATCH = "N"
 
 
 class NeedsOpset(ModelError):
-    """Raised for an operator that ONNX has only from a later `opset` on."""
+    """Raised for an operator that ONNX supports only from a later `opset` on."""
 
     def __init__(self, opset: int, what: str, *, where: object = None, hint: str | None = None) -> None:
         super().__init__(what, where=where, hint=hint)
@@ -165,7 +165,7 @@ class Normalisation(NamedTuple):
 
     @classmethod
     def of(cls, module: Any) -> Normalisation:
-        """Return that of a module of torch with running statistics."""
+        """Return the normalisation of a torch module with running statistics."""
         statistics = (module.running_mean, module.running_var)
         return cls(*statistics, module.weight, module.bias, module.eps, id(module))
 

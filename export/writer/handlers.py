@@ -1,4 +1,4 @@
-"""The table of operators: which handler writes which function, method or module of torch.
+"""Table of operators: the handler of each function, method and module of torch.
 
 A handler takes an `Emitter` and the arguments of the operator, named as in torch, with a `Value` for every tensor. It
 returns the resulting `Value`, or a tuple of them. To add an operator, write its handler and add one line to the table.
@@ -165,7 +165,7 @@ _TABLE: tuple[tuple[Handler, tuple[object, ...]], ...] = (
 
 FUNCTIONS: dict[object, Handler] = {key: handler for handler, keys in _TABLE for key in keys}
 
-# Operators that are written from the shape of their result alone: their arguments may depend on the batch.
+# Operators that are written from the shape of their result alone, so their arguments may depend on the batch.
 BY_SHAPE: set[object] = {key for handler, keys in _TABLE if handler in (shapes.reshape, shapes.expand) for key in keys}
 
 
@@ -208,7 +208,7 @@ def handler_of(target: object) -> Handler | None:
     """Return the handler of a function or method; an in-place variant shares that of its counterpart."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if isinstance(target, str) and name.startswith("__") and target not in FUNCTIONS:
-        # A tensor on the left of an operator of Python, or, with an r, on its right.
+        # Python's operators call __add__ for a tensor on the left, and __radd__ for one on the right.
         if hasattr(operator, name):
             return FUNCTIONS.get(getattr(operator, name))
         turned = FUNCTIONS.get(getattr(operator, f"__{name[3:]}", None)) if name.startswith("__r") else None

@@ -1,4 +1,4 @@
-"""ONNX handlers that choose elements by their position: slices, index tensors, the largest, running sums, samples."""
+"""ONNX handlers for indexing, sorting, running sums and sampling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def getitem(emit: Emitter, input: Value, index: Any) -> Value:
     if not tensors:
         return _basic(emit, input, items, emit.shape)
     chosen = [_positions(emit, item) for item in tensors]
-    # torch applies all other items first, each tensor standing for a whole dimension.
+    # torch applies all other items first, treating each tensor as a whole dimension.
     plain = [slice(None) if isinstance(item, Value | list) else item for item in items]
     if ... not in plain:
         plain.append(...)
@@ -145,7 +145,7 @@ def _sliced_shape(emit: Emitter, x: Value, items: Sequence[Any]) -> tuple[int, .
 
 
 def _gathered(emit: Emitter, x: Value, axes: list[int], index: list[Value]) -> Value:
-    """Write an index by several tensors: their dimensions stand where the first is, or in front if they are apart."""
+    """Write an index by several tensors; their dimensions replace the first one, or come first if not adjacent."""
     together = axes == list(range(axes[0], axes[-1] + 1))
     others = [axis for axis in range(len(x.shape)) if axis not in axes]
     front = transposed(emit, x, [*axes, *others], "front")

@@ -1,4 +1,4 @@
-"""Append one ONNX model to another, whose outputs it takes."""
+"""Append one ONNX model to another, whose outputs it takes as inputs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ __all__ = ["joined_models"]
 def joined_models(
     first: onnx.ModelProto, second: onnx.ModelProto, taken: Sequence[str], prefix: str
 ) -> tuple[onnx.ModelProto, list[onnx.ValueInfoProto]]:
-    """Return a model of both, with the inputs and metadata of the first and the outputs of the second.
+    """Join two models without changing them.
 
-    Also return what `taken` is in it: these are the outputs of the first that the inputs of the second are, in their
-    order. Tensors of the first that are called like an output of the second get another name, and nodes and tensors of
-    the second, its outputs excepted, get `prefix` before theirs; both models stay as they are.
+    Tensors of the first model with the name of an output of the second are renamed. Nodes and tensors of the second
+    model, except its outputs, get a prefix.
+
+    Args:
+        first: Model that provides inputs and metadata.
+        second: Model that provides the outputs.
+        taken: Outputs of `first` that are the inputs of `second`, in order.
+        prefix: Prefix of names from `second`.
+
+    Returns:
+        The joined model, and the tensors of `taken` in it.
     """
     produced = {value.name for value in first.graph.output}
     if opset_of(first) != opset_of(second) or not set(taken) <= produced or len(taken) != len(second.graph.input):
@@ -60,7 +68,7 @@ def joined_models(
         value.CopyFrom(next(each for each in graph.output if each.name == name))
         value.name = heads[name]
         inside.append(value)
-    # They are tensors like others now.
+    # The former outputs are ordinary tensors now.
     del graph.output[:]
     graph.output.extend(appended.output)
     return found, inside

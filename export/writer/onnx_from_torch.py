@@ -1,6 +1,6 @@
 """Write a network as ONNX from a torch.fx trace.
 
-torch's dynamo exporter writes opset 18 or later and rarely converts to the opset requested, which Jetson boards need;
+torch's dynamo exporter writes opset 18 or later and rarely converts to an earlier one, which Jetson boards need;
 docs/design-decisions.md compares the two. Nodes and weights are named after the module tree.
 """
 
@@ -51,11 +51,11 @@ def onnx_from_torch(
     (``layer1.0.conv1.weight``). The same network gives the same bytes (`serialized`).
 
     Args:
-        model: A network of the operators in `handlers`, without RepBlocks.
+        model: Network of operators in `handlers`, without RepBlocks.
         inputs: Name, shape and dtype of each input, in the order of ``forward``. A size of None is a dynamic batch,
             called N in the file; every other size is static.
-        outputs: Names of the tensors ``forward`` returns, in order, with tuples, lists and mappings flattened and None
-            omitted; default: "output" for one tensor, the keys of a mapping, else out_0, out_1, ...
+        outputs: Names of the tensors that ``forward`` returns, in order, with tuples, lists and mappings flattened and
+            None omitted. Default: "output" for one tensor, the keys of a mapping, else out_0, out_1, ...
         opset: 13 to 17; the operators written here did not change between them.
         ir_version: IR version of the file.
         metadata: Entries of ``metadata_props``.
@@ -115,7 +115,7 @@ def _emit(graph: OnnxGraph, trace: Trace, inputs: Sequence[TensorSpec]) -> list[
             values[node] = result = _write(graph, trace, node, values, tuple(folds.get(node, {}).values()))
             for other, same in trace.mutated.get(node, ()):
                 if same:
-                    # Later readers of a tensor that is changed in place read the result.
+                    # Nodes that later read a tensor changed in place read the result.
                     values[other] = result
                 elif any(trace.nodes.index(user) > position for user in other.users):
                     raise ModelError("a tensor is changed in place through a view", where=_name(node, trace))
@@ -157,7 +157,7 @@ def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisa
         if kind not in (*_CONVOLUTIONS, nn.Linear) and conv.target not in _LAYER_FUNCTIONS:
             continue
         if (kind is nn.Linear or conv.target is torch.nn.functional.linear) and len(trace.found[conv].shape) != 2:
-            # Its normalisation is of the second dimension, which is another one than that of the weights.
+            # The normalisation acts on the second dimension, which is not that of the weights.
             continue
         folded = {}
         node = conv
@@ -200,7 +200,7 @@ def _shape(spec: TensorSpec) -> tuple[int, ...]:
 def named_outputs(returned: Any, kind: type, names: Sequence[str] | None, where: str) -> list[str]:
     """Return the names of the tensors that a network returned, nested or not: `names` if given.
 
-    `kind` is the type of a tensor in it.
+    `kind` is the type that represents a tensor in `returned`.
     """
     tensors = list(flattened(returned))
     if not tensors or not all(isinstance(item, kind) for item in tensors):

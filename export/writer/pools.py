@@ -36,7 +36,7 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Value:
-    """Write max pooling; windows that ceil_mode adds reach into padding, which is never the maximum."""
+    """Write max pooling; windows added by ceil_mode extend into padding, which is never the maximum."""
     if return_indices:
         raise emit.refuse("max pooling with indices is not supported")
     rank = len(input.shape) - 2

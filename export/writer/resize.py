@@ -99,14 +99,14 @@ def _resize(emit: Emitter, x: Value, factors: Sequence[float], **attributes: Any
     exact = all(float(np.float32(factor)) == factor for factor in factors)
     by_size = all(factor == b / a for factor, a, b in zip(factors, x.shape[2:], emit.shape[2:], strict=True))
     if not exact and by_size and FREE not in x.shape:
-        # Sizes are exact where float32 scales are not.
+        # Sizes are exact, float32 scales may not be.
         return emit.node("Resize", [x, None, None, emit.ints("sizes", emit.shape)], **attributes)
     scales = [_scale(factor, old, new) for factor, old, new in zip(factors, x.shape[2:], emit.shape[2:], strict=True)]
     return emit.node("Resize", [x, None, emit.constant([1.0, 1.0, *scales], "scales")], **attributes)
 
 
 def _scale(factor: float, old: int, new: int) -> float:
-    """Return a float32 scale from `old` to `new` when rounded down in float32 or in float64, as runtimes do."""
+    """Return a float32 scale that maps `old` to `new` whether runtimes round down in float32 or in float64."""
     scale = np.float32(factor)
     while math.floor(old * float(scale)) < new or math.floor(np.float32(old) * scale) < new:
         scale = np.nextafter(scale, np.float32(np.inf))

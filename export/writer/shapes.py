@@ -174,14 +174,14 @@ def repeat(emit: Emitter, input: Value, *sizes: Any, **kwargs: Any) -> Value:
 
 
 def flip(emit: Emitter, input: Value, *dims: Any, **kwargs: Any) -> Value:
-    """Write dimensions in reverse order."""
+    """Write a reversal of the elements along dimensions."""
     given = kwargs.get("dims", dims[0] if len(dims) == 1 else dims)
     axes = [axis % len(input.shape) for axis in ([given] if isinstance(given, int) else given)]
     return sliced(emit, input, [(axis, -1, -END, -1) for axis in axes], input.shape)
 
 
 def movedim(emit: Emitter, input: Value, source: Any, destination: Any) -> Value:
-    """Write dimensions moved to other places."""
+    """Write a permutation that moves dimensions to other positions."""
     rank = len(input.shape)
     pairs = [[given] if isinstance(given, int) else list(given) for given in (source, destination)]
     places = {new % rank: old % rank for old, new in zip(*pairs, strict=True)}
@@ -212,7 +212,7 @@ def pixel_shuffle(emit: Emitter, input: Value, upscale_factor: int) -> Value:
 
 
 def pixel_unshuffle(emit: Emitter, input: Value, downscale_factor: int) -> Value:
-    """Write the inverse of pixel_shuffle; the order of channels of SpaceToDepth differs."""
+    """Write the inverse of pixel_shuffle; SpaceToDepth orders channels differently."""
     n, c, h, w = input.shape
     r = downscale_factor
     apart = reshaped(emit, input, (n, c, h // r, r, w // r, r), "apart")

@@ -26,7 +26,7 @@ def tidy(model: onnx.ModelProto, *, ir_version: int, prefix: str = "") -> None:
         graph.doc_string = ""
         del graph.value_info[:]
         for node in graph.node:
-            # They hold stack traces with paths of this machine.
+            # These contain stack traces with paths of this machine.
             node.doc_string = ""
             del node.metadata_props[:]
     _constants(model.graph)

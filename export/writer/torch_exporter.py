@@ -37,7 +37,7 @@ OWN = "irepdeploy"
 TORCHSCRIPT = "torch.onnx (TorchScript)"
 DYNAMO = "torch.onnx (dynamo)"
 
-# Name of the free size by axis and tensor.
+# Name of the dynamic size, by tensor and axis.
 Axes = dict[str, dict[int, str]]
 # The lowest opset of the dynamo exporter, which rarely converts to an earlier one.
 _DYNAMO_OPSET = 18
@@ -230,7 +230,7 @@ def _examples(inputs: Sequence[TensorSpec], batch: int) -> list[torch.Tensor]:
 
 
 def _try_batches(proto: onnx.ModelProto, model: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str]) -> None:
-    """Run other batch sizes than the exporter saw, to detect a batch baked into the graph."""
+    """Run with batch sizes that the exporter did not see, to detect a batch baked into the graph."""
     for batch in (1, 3):
         examples = _examples(inputs, batch)
         expected = [tensor.numpy() for tensor in flattened(model(*examples))]

@@ -43,7 +43,7 @@ class Trace:
             self.graph = tracer.trace(model)
         except ModelError:
             raise
-        except Exception as error:  # whatever a foreign forward raises
+        except Exception as error:  # a foreign forward may raise anything
             shapes = ", ".join(str(tuple(example.shape)) for example in examples)
             raise ModelError(f"forward cannot be traced with {shapes}: {first_line(error)}", where=where) from error
         if next(tracer.examples, None) is not None:
@@ -68,7 +68,7 @@ def trace_network(
 ) -> Trace:
     """Trace a network in eval mode.
 
-    With a dynamic batch, a size of `FREE`, it is traced with sizes 2, 3 and 1, and the traces are compared.
+    With a dynamic batch (a size of `FREE`), the network is traced with sizes 2, 3 and 1, and the traces are compared.
     Modules of the types `leaves` are not traced into.
     """
 

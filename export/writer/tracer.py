@@ -132,7 +132,7 @@ class ShapeTracer(torch.fx.Tracer):
         node = self.create_node("get_attr", name or "", (), {})
         if name:
             self._read[id(a)] = node
-        # forward may overwrite a tensor that is not a weight later.
+        # forward may later overwrite a tensor that is not a weight.
         self.constants[node] = a.detach() if name else a.detach().clone()
         self.found[node] = _described(node, a)
         return node
@@ -160,7 +160,7 @@ class ShapeTracer(torch.fx.Tracer):
             if example is None:
                 return self._left_out(target, args)
         if kind == "call_function" and _is_foreign(target):
-            # torch.fx.wrap hides a function from the trace, but its operators are needed.
+            # torch.fx.wrap excludes a function from the trace, but its operators are needed.
             return target(*args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr)
         assert isinstance(proxy, _Proxy)
@@ -259,7 +259,7 @@ def _is_foreign(target: Any) -> bool:
 
 
 def _shape_of(module: nn.Module, args: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """Return the output shape of a layer, or None if only running it tells."""
+    """Return the output shape of a layer, or None if it must be run to find out."""
     if len(args) != 1 or not isinstance(args[0], torch.Tensor):
         return None
     shape = tuple(args[0].shape)

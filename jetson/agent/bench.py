@@ -1,4 +1,4 @@
-"""Run a bench on the board: build, gate, measure, and leave the board as it was."""
+"""Run a bench on the board: build, check and measure models, then restore the settings of the board."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class Bench:
         """Run the bench and return the result that the desk reads.
 
         Raises:
-            MissingError: If something that the runner, power or switching needs is missing.
-            InputError: If the request does not fit the board.
-            RunError: If the run was ended, or another one is in progress; everything is restored by then.
-            KeyboardInterrupt: If the user ended it; everything is restored by then.
+            MissingError: Something that the runner, power measurement or switching needs is missing.
+            InputError: The request does not fit the board.
+            RunError: The run was stopped, or another one is in progress. All settings have been restored.
+            KeyboardInterrupt: The user stopped the run. All settings have been restored.
         """
         with self._overseer.watching(), self._cache.lock():
             board = board_facts(self._files, self._libraries, self._cache.root)
@@ -76,7 +76,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _switched(self, switch: Switch) -> Iterator[dict[str, list[str]]]:
-        """Set power mode and clocks for the block; yield what was set and, in the end, what was restored."""
+        """Set power mode and clocks for the block; yield the settings made and, at the end, those restored."""
         changes: dict[str, list[str]] = {"switched": [], "restored": []}
         if switch.mode is None and not switch.pin:
             yield changes
@@ -118,7 +118,7 @@ class Bench:
         for entry in entries:
             entry.update(measured["models"].get(entry["key"], {}))
             if "error" in entry and "engine" in entry:
-                # Do not leave an engine behind whose gate failed.
+                # Do not keep an engine that failed its gate.
                 for name in entry["engine"].pop("files"):
                     os.unlink(os.path.join(job, name))
             if self._request.via and "samples_ns" in entry:
@@ -134,7 +134,7 @@ class Bench:
         }
 
     def _prepare(self, job: str, entries: list[dict[str, Any]]) -> None:
-        """Set the path of each entry: of the engine built from its model, or of the model itself."""
+        """Set the path of each entry, either to the engine built from its model or to the model itself."""
         if self._request.runner != "trt":
             for entry in entries:
                 entry["path"] = self._cache.file(entry["model"].sha256)
@@ -157,11 +157,11 @@ class Bench:
             self._attempt(entry, build)
 
     def _attempt(self, entry: dict[str, Any], call: Callable[[dict[str, Any]], None]) -> None:
-        """Call something for one model; an error becomes that model's result."""
+        """Call a function for one model; an error becomes the result of that model."""
         try:
             call(entry)
         except IrepdeployError as error:
-            # The error may be the consequence of the run being ended.
+            # The error may be a consequence of the run being stopped.
             self._overseer.check()
             entry["error"] = named(error)
 
@@ -264,7 +264,7 @@ class Bench:
         }
 
     def _model_result(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Return the result of one model, as the desk reads it."""
+        """Return the result of one model in the form that the desk reads."""
         model = entry["model"]
         result = {"label": model.label, "precision": model.precision, "dla": model.dla}
         result.update(ok="error" not in entry, gate=entry.get("gate"), engine=entry.get("engine"))

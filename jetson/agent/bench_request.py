@@ -27,9 +27,9 @@ class BenchModel:
         sha256: Digest of the ONNX file in the cache.
         carried: Precision of the ONNX model itself.
         name: Name of its file on the desk, for messages.
-        dla: DLA core to run supported layers on; None for the GPU alone.
+        dla: DLA core to run supported layers on; None for the GPU only.
         profiles: Minimum, optimum and maximum shape of each input with a dynamic dimension.
-        limits: Smallest and largest random value of inputs of whole numbers.
+        limits: Smallest and largest random value of integer inputs.
         gate: ``inputs`` and ``expected``, digests of .npz files in the cache, and ``tolerance``, a name.
     """
 
@@ -51,8 +51,8 @@ class BenchRequest:
 
     Attributes:
         via: "trtexec" to also run the board's own trtexec.
-        build_only: Build and gate engines and keep them for fetching; measure nothing.
-        power: Seconds of the steady loop to measure energy in; None for no such loop.
+        build_only: Build and check engines and keep them for fetching, without measuring.
+        power: Seconds of the steady loop in which energy is measured; None for no such loop.
         mode: Name or number of a power mode; None to keep the current one.
         clocks: "max" locks the clocks, "as-is" leaves them; None locks them on a Jetson that permits it.
     """
@@ -74,7 +74,7 @@ class BenchRequest:
     clocks: str | None = None
 
     def limits(self) -> dict[str, Any]:
-        """Return the limits of the measurement, as `irepdeploy.board.protocol.measure` takes them."""
+        """Return the limits of the measurement as arguments of `irepdeploy.board.protocol.measure`."""
         names = ("min_samples", "min_seconds", "max_samples", "warmup_min_seconds", "warmup_max_seconds")
         return {name: getattr(self, name) for name in names}
 
@@ -138,7 +138,7 @@ def _filled(kind: Any, where: str, given: dict[str, Any]) -> Any:
     if unknown:
         raise InputError(f"unknown keys: {', '.join(unknown)}", where=where, hint="do desk and agent versions match?")
     try:
-        # A null counts as not given.
+        # null means not given.
         return kind(**{key: value for key, value in given.items() if value is not None})
     except TypeError as error:
         raise InputError(str(error).split("__init__() ")[-1], where=where) from None

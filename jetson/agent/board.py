@@ -1,4 +1,4 @@
-"""Facts about a board: what it is, its state, and what it lacks, as ``check`` reports them."""
+"""Facts about a board, as reported by ``check``: its model, its state, and what is missing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .rails import RailReader, module_mw, parse_rails
 
 __all__ = ["board_facts", "board_state", "may_switch"]
 
-# What sets power modes and clocks.
+# Programs that set power modes and clocks.
 PROGRAMS = ("nvpmodel", "jetson_clocks")
-# The same, changing nothing.
+# Invocations of these that change nothing.
 _HARMLESS = (("nvpmodel", "-q"), ("jetson_clocks", "--show"))
 
 _LITTLE = 2 << 30
@@ -75,7 +75,7 @@ def board_facts(files: BoardFiles, libraries: dict[str, Any], folder: str) -> di
 
 
 def board_state(files: BoardFiles) -> dict[str, Any]:
-    """Return what changes while a board measures: clocks, temperatures, power, power mode, load."""
+    """Return the changing state of a board: clocks, temperatures, power, power mode and load."""
     return {
         "clocks": _clocks(files),
         "temperatures_c": ThermalReader(files).read(),
@@ -134,7 +134,7 @@ def _rails(files: BoardFiles) -> dict[str, float]:
     rails = RailReader(files).read()
     if rails or files.program("tegrastats") is None:
         return rails
-    # It keeps printing; the first line is enough.
+    # The program keeps printing, but the first line is enough.
     return parse_rails(files.first_line("tegrastats", "--interval", "500"))
 
 

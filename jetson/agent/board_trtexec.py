@@ -1,4 +1,4 @@
-"""Run the board's own trtexec on an engine, for an independent second number."""
+"""Run the board's own trtexec on an engine as a second, independent measurement."""
 
 from __future__ import annotations
 

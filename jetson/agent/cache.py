@@ -1,4 +1,4 @@
-"""The agent's cache on the board: files by digest, folders of jobs, timing caches."""
+"""The agent's cache on the board: files by digest, job folders and timing caches."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class AgentCache:
         return path
 
     def has(self, digest: str) -> bool:
-        """Return whether the file is here and undamaged; a damaged one is removed."""
+        """Return whether the file is present and undamaged; a damaged one is removed."""
         path = self._file(digest)
         try:
             if _sha256(path) == digest:
@@ -70,8 +70,8 @@ class AgentCache:
         """Store `size` bytes of the stream.
 
         Raises:
-            InputError: If the digest or the size is invalid.
-            RunError: If the stream ends early, the bytes have another digest, or the disk is full; nothing is kept.
+            InputError: The digest or the size is invalid.
+            RunError: The stream ends early, the bytes have another digest, or the disk is full; nothing is kept.
         """
         path = self._file(digest)
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
@@ -141,7 +141,7 @@ class AgentCache:
         return _remove(os.path.join(self.root, "jobs", job))
 
     def clean(self) -> int:
-        """Remove everything except the lock and what a restore needs."""
+        """Remove everything except the lock and the files that a restore needs."""
         with self.lock():
             removed = 0
             for part in ("files", "jobs", "timing", "agent"):

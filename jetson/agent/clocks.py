@@ -1,4 +1,4 @@
-"""Clocks of GPU, memory and CPU in Hz, from sysfs, and the memory's from ``jetson_clocks --show``."""
+"""Clocks of GPU, memory and CPU in Hz, from sysfs or, for the memory, from ``jetson_clocks --show``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CPU = "/sys/devices/system/cpu"
 
 
 class ClockReader:
-    """Reads clocks; their files are looked up once, because they are read during measurements."""
+    """Reads clocks. Their files are looked up only once, because clocks are read during measurements."""
 
     def __init__(self, files: BoardFiles) -> None:
         self._files = files
@@ -26,7 +26,7 @@ class ClockReader:
         self._cpus.sort(key=lambda path: int(path.rsplit("cpu", 1)[-1]))
 
     def read(self) -> dict[str, Any]:
-        """Return ``gpu``, ``emc`` (None if they cannot be read) and ``cpu``, a list."""
+        """Return ``gpu`` and ``emc`` (None if they cannot be read) and ``cpu``, a list."""
         return {"gpu": self._devfreq(), "emc": self._emc(), "cpu": [self._cpu(path) for path in self._cpus]}
 
     def gpu_hz(self) -> int | None:
@@ -40,7 +40,7 @@ class ClockReader:
         return max(known) * 1000 if known else None
 
     def pinned_gpu_hz(self) -> int | None:
-        """Return the clock that the GPU is locked at, or None if it may change."""
+        """Return the clock at which the GPU is locked, or None if it may change."""
         gpu = self._devfreq()
         return gpu["max_hz"] if gpu and gpu["min_hz"] == gpu["max_hz"] else None
 

@@ -14,7 +14,7 @@ __all__ = ["energy"]
 def energy(samples: Sequence[Sample], idle: Sequence[Sample], *, inferences: int, seconds: float) -> dict[str, Any]:
     """Compute power in mW and energy in mJ of a steady loop; empty if the board reported no power.
 
-    ``energy = P * t / n``, including the power of an idle board; a second number excludes it.
+    ``energy = P * t / n`` includes the power of an idle board; a second number excludes it.
     """
     rails, resting = mean_rails(samples), mean_rails(idle)
     power, rest = module_mw(rails), module_mw(resting)

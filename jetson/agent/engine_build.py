@@ -1,4 +1,4 @@
-"""Build engines on the board, each in a process of its own, so that a crash of the builder is an ordinary error."""
+"""Build engines on the board, each in its own process, so that a crash of the builder is an ordinary error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["BuiltEngine", "EngineBuild"]
 
 
 class BuiltEngine(NamedTuple):
-    """An engine in the job's folder, and the facts that the desk gets."""
+    """An engine in the job's folder, and the facts sent to the desk."""
 
     path: str
     facts: dict[str, Any]
@@ -46,7 +46,7 @@ class EngineBuild:
         self._events, self._overseer, self._timing_cache = events, overseer, timing_cache
 
     def build(self, model: BenchModel, onnx: str, name: str) -> BuiltEngine:
-        """Build one engine and write its sidecar beside it."""
+        """Build one engine and write its sidecar next to it."""
         options = EngineOptions(model.precision, model.carried, profiles=model.profiles, dla_core=model.dla)
         folder = self._folder(name, onnx, options)
         result = self._run(folder, model.label)
@@ -94,7 +94,7 @@ class EngineBuild:
             tell()
 
         def tell() -> None:
-            # TensorRT before 10 reports no steps, only that it still runs.
+            # Before version 10, TensorRT reports no steps, only that it is still running.
             self._events.progress("build", step, model=label, share=_share(step))
 
         tell()

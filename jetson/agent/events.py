@@ -1,4 +1,4 @@
-"""The agent's events: one JSON line each, read by the desk."""
+"""Events of the agent: one JSON line each, read by the desk."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from irepdeploy.board.json_values import json_safe
 
 __all__ = ["PROTOCOL", "EventStream"]
 
-# Increase it with every change that an older desk would misread.
+# Increase this with every change that an older desk would misread.
 PROTOCOL = 1
 
-# This much can be written without blocking to a pipe that select reports as writable.
+# Bytes that can be written without blocking to a pipe that select reports as writable.
 _CHUNK = 2048
 
 

@@ -1,4 +1,4 @@
-"""Check that a board can do what is requested, before anything on it is changed."""
+"""Check that a board can fulfil a request before anything on it is changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ class Switch(NamedTuple):
 
 
 def fit(request: BenchRequest, board: dict[str, Any], cache: AgentCache) -> None:
-    """Check that the board has everything a request needs."""
+    """Check that the board has everything that a request needs.
+
+    Raises:
+        MissingError: Something is missing on the board.
+        InputError: The request does not fit the board.
+    """
     wants = {request.runner, request.via, "power" if request.power else None}
     for lack in board["missing"]:
         if lack["for"] in wants:
@@ -37,7 +42,7 @@ def fit(request: BenchRequest, board: dict[str, Any], cache: AgentCache) -> None
 
 
 def switch_for(request: BenchRequest, board: dict[str, Any], files: BoardFiles) -> Switch:
-    """Return what to set: what was requested, and by default locked clocks on a Jetson that permits it."""
+    """Return the settings of a run: those requested and, by default, locked clocks on a Jetson that permits it."""
     mode = None if request.mode is None else find_mode(files, request.mode).id
     able = bool(board["can_switch"])
     pin = request.clocks == "max" or (request.clocks is None and board["jetson"] and able)

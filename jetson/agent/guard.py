@@ -1,8 +1,9 @@
 """The guard process, which sets power mode and clocks and restores them whatever happens to the run.
 
-It is detached from the terminal and from the run it serves: when the pipe from that run closes, because it is done or
-was killed, all steps are undone in reverse order. Each step is written to a file before it is taken, so that steps the
-guard itself could not undo (it was killed too, or power failed) are undone the next time the board is used.
+It is detached from the terminal and from the run that it serves. When the pipe from that run closes, because the run
+ended or was killed, all steps are undone in reverse order. Each step is written to a file before it is taken, so that
+steps that the guard could not undo, because it was killed too or power failed, are undone the next time the board is
+used.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .cache import AgentCache
 __all__ = ["Guard", "find_mode", "main", "restore_left", "unrestored"]
 
 _NOTES = "restore.json"
-# Any answer but yes declines a mode that would reboot the board.
+# Any answer other than yes declines a mode that would reboot the board.
 _DECLINE = "no\n"
 
 
@@ -62,9 +63,9 @@ class Guard:
         """Set a power mode (None keeps the current one) and, if `pin` is set, lock the clocks at its maximum.
 
         Raises:
-            InputError: If the mode needs a reboot.
-            MissingError: If a program or permission is missing.
-            RunError: If it cannot be set; `restore` undoes what was set by then.
+            InputError: The mode needs a reboot.
+            MissingError: A program or permission is missing.
+            RunError: A setting failed; `restore` undoes the ones already made.
         """
         answer = self._ask({"mode": mode, "pin": pin})
         if "error" in answer:
@@ -72,7 +73,7 @@ class Guard:
         return list(answer["done"])
 
     def restore(self) -> list[str] | None:
-        """Restore everything and return what was done, one line each, or None if the guard was killed."""
+        """Restore everything and return one line per step, or None if the guard was killed."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -92,7 +93,7 @@ class Guard:
 
 
 def main(files: BoardFiles, cache: AgentCache) -> None:
-    """Run the guard process: read orders from stdin, answer on stdout, restore everything at the end of stdin."""
+    """Run the guard process: read commands from stdin, answer on stdout, and restore everything when stdin ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     steps = _Steps(files, cache)
@@ -123,7 +124,7 @@ def find_mode(files: BoardFiles, wanted: str | int) -> PowerMode:
 
 
 def unrestored(cache: AgentCache) -> dict[str, Any] | None:
-    """Return what a killed run left changed: since when, and the steps; None if there is nothing."""
+    """Return the changes that a killed run left behind, with their time and steps; None if there are none."""
     try:
         with open(os.path.join(cache.root, _NOTES), encoding="utf-8") as file:
             notes = json.load(file)
@@ -133,18 +134,18 @@ def unrestored(cache: AgentCache) -> dict[str, Any] | None:
 
 
 def restore_left(files: BoardFiles, cache: AgentCache) -> list[str]:
-    """Undo what a killed run left changed and return what was done, one line each."""
+    """Undo the changes that a killed run left behind and return one line per step."""
     return _Steps(files, cache).undo()
 
 
 def _answer(answer: dict[str, Any]) -> None:
-    # The reader may be gone.
+    # The reader may have exited.
     with contextlib.suppress(OSError):
         print(json.dumps(answer), flush=True)
 
 
 class _Steps:
-    """The steps and how to undo each, written to disk before it is taken."""
+    """Steps and how to undo them, each written to disk before it is taken."""
 
     def __init__(self, files: BoardFiles, cache: AgentCache) -> None:
         self._files, self._cache = files, cache

@@ -1,4 +1,4 @@
-"""The agent's command line: a verb, a request on stdin, events on stdout, an exit code."""
+"""Command line of the agent: a verb, a request on stdin, events on stdout, and an exit code."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class _Agent:
         self.requests = RequestStream(0)
 
     def run(self, verb: str) -> int:
-        # Libraries print on their own; stdout is for events only.
+        # Libraries may print, but stdout is for events only.
         self.events = EventStream(os.dup(1))
         os.dup2(2, 1)
         events = self.events
         with contextlib.suppress(ValueError, AttributeError):
-            # By default the signal would end the process in the middle of a line.
+            # By default, the signal would end the process in the middle of a line.
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         events.send("hello", protocol=PROTOCOL, agent=__version__, python=platform.python_version(), pid=os.getpid())
         try:
@@ -75,7 +75,7 @@ class _Agent:
             events.send("error", code=EXIT_BUG, kind="", what=what, where="agent", hint=None, traceback=trace)
             return EXIT_BUG
         events.send("result", verb=verb, value=value)
-        # The code of the first model that failed.
+        # Exit code of the first model that failed.
         return next((model["error"]["code"] for model in value.get("models", ()) if not model["ok"]), 0)
 
     def libraries(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class _Agent:
         return probe([*self.command, "_probe"])
 
 
-# Each verb imports only what it needs, because every process compiles the archive again.
+# Each verb imports only what it needs, because every process compiles the archive anew.
 def _check(agent: _Agent, request: dict[str, Any]) -> dict[str, Any]:
     from irepdeploy.board.system import system_block
 
@@ -213,7 +213,7 @@ def _guard(agent: _Agent, folder: str) -> None:
     guard.main(agent.files, agent.cache)
 
 
-# Steps of a thorough check and the seconds that each may take.
+# Steps of a thorough check and the time limit of each in seconds.
 _CHECKS = {"bindings": 60.0, "graphs": 60.0}
 
 
@@ -222,7 +222,7 @@ def _step(agent: _Agent, name: str) -> None:
     from irepdeploy.board.steps import answer
 
     check = {"bindings": cuda_check.check_bindings, "graphs": cuda_check.check_graphs}[name]
-    # A crash at the end of the process must not take it along.
+    # Written now, so that a crash at the end of the process does not lose it.
     print(json.dumps(answer(check)), flush=True)
 
 

@@ -1,7 +1,7 @@
-"""The measuring process: gate the models, time them interleaved, then run each steadily to measure power.
+"""The measuring process: check the models, time them interleaved, then run each steadily to measure power.
 
-It does nothing else; another process watches it. It reads ``measure.json`` in its folder, reports progress as events on
-stdout, and writes ``measured.json``.
+It does nothing else and is watched by another process. It reads ``measure.json`` in its folder, reports progress as
+events on stdout, and writes ``measured.json``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .events import EventStream
 __all__ = ["main"]
 
 _IDLE_S = 3.0
-# The power monitors average over this time, which must not reach back to before the loop.
+# The power monitors average over this time, which must not include the time before the loop.
 _SETTLE_S = 1.0
 _PROGRESS_S = 1.0
 
 
 def main(folder: str) -> None:
     """Measure as described in the folder."""
-    # Libraries print on their own; stdout is for events only.
+    # Libraries may print, but stdout is for events only.
     events = EventStream(os.dup(1))
     os.dup2(2, 1)
     with open(os.path.join(folder, "measure.json"), encoding="utf-8") as file:
@@ -70,7 +70,7 @@ class _Measuring:
             if calls and self._job["measure"]:
                 self._time(calls)
                 for key, runner in runners.items():
-                    # Only after the warm-up is it known whether a graph was captured.
+                    # Whether a graph was captured is known only after the warm-up.
                     described = self._found[key]["runner"] = runner.describe()
                     if without_graph(described):
                         label = self._models[key]["label"]
@@ -90,7 +90,7 @@ class _Measuring:
             raise CheckFailed(
                 f"its outputs differ from the desk's: {verdict.reason}",
                 where=model["label"],
-                hint="it was not measured: the latency of a wrong model is worthless",
+                hint="it was not measured, since the latency of a wrong model is meaningless",
             )
 
     def _bind(self, key: str, model: dict[str, Any], runner: Runner) -> Callable[[], None]:
@@ -104,7 +104,7 @@ class _Measuring:
             limits={name: (least, most) for name, (least, most) in model["limits"].items()},
         )
         check_finite(runner.infer(feeds), model["label"])
-        # A record shows the first input that is not a single number.
+        # A record shows the first input that is not a scalar.
         shape = next((list(array.shape) for array in feeds.values() if array.ndim), [1])
         self._found[key].update(input_shape=shape, batch=model["batch"])
         return runner.bind(feeds)
@@ -129,7 +129,7 @@ class _Measuring:
             )
 
     def _steady(self, calls: dict[str, Callable[[], None]]) -> None:
-        """Repeat each call; mean power divided by the rate is the energy of one."""
+        """Repeat each call; the energy of one inference is the mean power divided by the rate."""
         self._events.progress("power", "idle")
         self._phase("idle", True)
         time.sleep(min(_IDLE_S, self._job["power_s"]))

@@ -1,7 +1,7 @@
 """Run processes and watch for everything that may end the run early.
 
-The overseer passes on what a process prints, samples the board, and ends the process with all its children when a
-signal comes or the desk is gone. The measuring process is another one, so that none of this disturbs it.
+The overseer forwards what a process prints, samples the board, and kills the process with all its children on a signal
+or when the desk is gone. Measurements run in a separate process, so that none of this disturbs them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Overseer:
     """Runs one process after another.
 
     Args:
-        events: The events, whose reader may go away.
-        lifeline: Stdin, which ends when the desk does; None without one.
+        events: Stream of events, whose reader may exit.
+        lifeline: Standard input, which ends when the desk exits; None without a lifeline.
         heartbeat_s: Seconds after which a silent lifeline counts as cut; None if it has no heartbeat.
-        on_tick: Called about ten times a second.
+        on_tick: Function called about ten times per second.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Overseer:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Record signals instead of ending on them, while there is something to restore."""
+        """Record signals instead of exiting on them while there is something to restore."""
         before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         try:
             yield
@@ -66,7 +66,7 @@ class Overseer:
         self._signals.append(number)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if the user ended the run, RunError if something else did."""
+        """Raise KeyboardInterrupt if the user stopped the run, or RunError if something else did."""
         if signal.SIGINT in self._signals:
             raise KeyboardInterrupt
         if self._signals:
@@ -92,11 +92,11 @@ class Overseer:
         """Run a process to its end, in a folder where its stderr is written to a file.
 
         Returns:
-            Its exit code, and whether it was ended for exceeding the timeout.
+            The exit code, and whether the process was killed for exceeding the timeout.
 
         Raises:
-            KeyboardInterrupt: As `check`; the process and its children have ended by then.
-            RunError: As `check`, or if the process cannot be started.
+            KeyboardInterrupt: As in `check`, after the process and its children have ended.
+            RunError: As in `check`, or the process cannot be started.
         """
         self.check()
         with open(os.path.join(folder, "stderr"), "wb") as stderr:
@@ -147,7 +147,7 @@ class Overseer:
                     on_line(line.decode("utf-8", "replace"))
 
     def _listen(self, descriptors: list[int]) -> None:
-        """Wait briefly and check everything that may end the run."""
+        """Wait briefly, and check everything that may stop the run."""
         lifeline = self._lifeline
         if lifeline is not None and not lifeline.ended:
             descriptors = [*descriptors, lifeline.descriptor]
@@ -170,7 +170,7 @@ def _is_stop(line: bytes) -> bool:
 
 
 def _end(process: Any) -> None:
-    # Its children too: trtexec would go on and disturb the next measurement.
+    # Kill its children too: trtexec would keep running and disturb the next measurement.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,6 +1,6 @@
-"""Probe which Python libraries work, in a process of its own: that one crashes or hangs is a finding too.
+"""Probe which Python libraries work, in a separate process, since a crash or hang of a library is a finding too.
 
-Each finding is printed at once, so that a crash costs only the later ones.
+Each finding is printed at once, so that a crash loses only the later ones.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ _NOTHING: dict[str, Any] = {
 
 
 def probe(command: Sequence[str]) -> dict[str, Any]:
-    """Run `command`, which has to call `main`, and collect its findings.
+    """Run `command`, which must call `main`, and collect its findings.
 
     Returns:
-        The versions of ``numpy``, ``onnxruntime`` and ``tensorrt``, or None; ``tensorrt_problem``, why it does not
-        work; ``dla_cores`` that TensorRT sees; ``cuda``, the result of `irepdeploy.board.cudart.device_facts`.
+        The versions of ``numpy``, ``onnxruntime`` and ``tensorrt``, or None; ``tensorrt_problem``, the reason why
+        TensorRT does not work; ``dla_cores``, the number that TensorRT sees; ``cuda``, the result of
+        `irepdeploy.board.cudart.device_facts`.
     """
     found = dict(_NOTHING)
     try:

@@ -1,7 +1,7 @@
 """Power by rail, from the module's INA3221 monitors under JetPack 4 (iio) and JetPack 5 and later (hwmon).
 
-They measure the rails of the module, without the carrier board and its devices. An AGX Xavier has two monitors with six
-rails and no input rail; on boards with an input rail it is called VDD_IN or similar.
+The monitors measure the rails of the module, without the carrier board and its devices. An AGX Xavier has two monitors
+with six rails and no input rail; on boards that have an input rail, it is called VDD_IN or similar.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["Rail", "RailReader", "module_mw", "parse_rails"]
 # Channel 7 of hwmon is a sum of shunt voltages, not a rail.
 _CHANNELS = (1, 2, 3)
 _UNUSED = ("", "NC")
-# Rails that feed all the others, and hence are their sum.
+# Rails that feed all other rails and therefore equal their sum.
 _INPUTS = ("VDD_IN", "POM_5V_IN")
-# "GPU 463/470": now and on average, in mW, with or without the unit.
+# "GPU 463/470": current and average power in mW, with or without the unit.
 _RAIL = re.compile(r"\b([A-Za-z]\w*) (\d+)(?:mW)?/\d+(?:mW)?(?=\s|$)")
 _MEMORY = ("RAM", "SWAP", "IRAM")
 
@@ -34,7 +34,7 @@ class Rail(NamedTuple):
 
 
 class RailReader:
-    """Reads the power of every rail; their files are looked up once."""
+    """Reads the power of every rail. Their files are looked up only once."""
 
     def __init__(self, files: BoardFiles) -> None:
         self._files = files
@@ -45,7 +45,7 @@ class RailReader:
                 self.rails += self._of_iio(folder) or self._of_hwmon(folder)
 
     def read(self) -> dict[str, float]:
-        """Return mW by rail, without rails that cannot be read."""
+        """Return mW by rail, omitting rails that cannot be read."""
         found = {rail.name: self._power_mw(rail) for rail in self.rails}
         return {name: power for name, power in found.items() if power is not None}
 

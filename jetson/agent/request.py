@@ -1,4 +1,4 @@
-"""Input from the desk: a request in one line, then bytes, or heartbeats."""
+"""Input from the desk: a request on one line, then bytes or heartbeats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST = 1 << 22
 
 
 class RequestStream:
-    """Reads a file descriptor without buffering more than it hands out."""
+    """Reads a file descriptor without reading ahead."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -22,7 +22,7 @@ class RequestStream:
         self.ended = False
 
     def line(self) -> bytes:
-        """Return the next line without its end, or the rest at the end of the stream."""
+        """Return the next line without its line break, or the rest at the end of the stream."""
         while b"\n" not in self._buffer and not self.ended:
             if len(self._buffer) > _LONGEST:
                 raise InputError("the request is longer than 4 MiB", where="request")
@@ -50,7 +50,7 @@ class RequestStream:
 
 
 def read_request(stream: RequestStream) -> dict[str, Any]:
-    """Read the request, a JSON object in the first line; an empty line is an empty request."""
+    """Read the request, a JSON object on the first line; an empty line is an empty request."""
     line = stream.line().strip()
     if not line:
         return {}

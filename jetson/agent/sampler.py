@@ -15,13 +15,13 @@ from .rails import RailReader, module_mw
 __all__ = ["Sample", "Sampler", "mean_rails"]
 
 _CALM_S, _DENSE_S = 1.0, 0.2
-# A locked clock may be reported one step off.
+# A locked clock may be reported off by one step.
 _FALLEN = 0.99
 _SHOWN = 600
 
 
 class Sample(NamedTuple):
-    """The board at a time of the monotonic clock; None or empty if it does not tell."""
+    """State of the board at a time of the monotonic clock; unknown values are None or empty."""
 
     time_s: float
     gpu_hz: int | None
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 class Sampler:
-    """Takes samples at its pace when `tick` is called."""
+    """Takes samples at a fixed pace when `tick` is called."""
 
     def __init__(self, files: BoardFiles, clock: Callable[[], float] = time.monotonic) -> None:
         self._clocks, self._rails, self._zones = ClockReader(files), RailReader(files), ThermalReader(files)
@@ -51,7 +51,7 @@ class Sampler:
         self._every_s = None
 
     def tick(self) -> None:
-        """Take a sample if it is time."""
+        """Take a sample if one is due."""
         now = self._clock()
         if self._every_s is None or now < self._next_s:
             return
@@ -60,7 +60,7 @@ class Sampler:
         self.samples.append(Sample(now, gpu, cpu, self._zones.read(), self._rails.read()))
 
     def watch_clocks(self) -> None:
-        """Remember the clock that the GPU is locked at, to notice if it drops."""
+        """Remember the clock at which the GPU is locked, to detect if it drops."""
         self.pinned_gpu_hz = self._clocks.pinned_gpu_hz()
 
     def throttled(self) -> str | None:

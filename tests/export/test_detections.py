@@ -268,7 +268,7 @@ def test_int8_of_a_detector_is_measured_by_its_average_precision() -> None:
     net = detector()
     set_origin(net, replace(origin_of(net), dataset="shapes"))
     facts = detector_facts(net, origin_of(net), DetectionRule())
-    with pytest.raises(InputError, match="its data set is not at hand"):
+    with pytest.raises(InputError, match="its data set is not available"):
         detector_calibration(net, facts, replace(origin_of(net), dataset="coco"))
     data = detector_calibration(net, facts, origin_of(net))
     assert callable(data.labels) and data.evaluation.array.shape == (200, 1, 64, 64)
@@ -367,7 +367,7 @@ def test_int8_of_a_detector_is_refused_in_one_line(tmp_path: Path) -> None:
         "an image of 64x64, annotated as 64x65": (
             tmp_path / "images", {"images": [{**image, "height": 65} for image in content["images"]]},
         ),
-        "nothing that scores at least 0.3": (tmp_path / "images", None),
+        "a score of at least 0.3": (tmp_path / "images", None),
     }  # fmt: skip
     with torch.no_grad():
         net.bbox_head.heatmap_head[2].bias -= 20
@@ -378,7 +378,7 @@ def test_int8_of_a_detector_is_refused_in_one_line(tmp_path: Path) -> None:
             detector_calibration(net, facts, origin, given, None if change is None else path)
         assert "\n" not in raised.value.line
     for settings in ({}, {"precision": "int8"}):
-        with pytest.raises(InputError, match="--annotations: it is for int8 of a detector on images of yours"):
+        with pytest.raises(InputError, match="--annotations: only used for int8 of a detector with --inputs"):
             export_model(net, tmp_path / "out", annotations=path, **settings)
 
 

@@ -68,7 +68,7 @@ def test_a_wrong_cast_fails_its_own_hop(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_complex_weights_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="complex numbers"):
+    with pytest.raises(ModelError, match="complex convolutions"):
         export_model(nn.Linear(3, 2, dtype=torch.complex64).eval(), tmp_path, input_shape=(1, 3))
 
 

@@ -107,7 +107,7 @@ def test_profiles_and_the_dla() -> None:
     assert "--minShapes=input:1x3x224x224,n:1" in found and "--maxShapes=input:16x3x224x224,n:16" in found
     assert "--useDLACore=1" in found and "--allowGPUFallback" in found
     for target in ("xavier-jp5", "orin-jp6"):
-        with pytest.raises(InputError, match="takes no model with QuantizeLinear"):
+        with pytest.raises(InputError, match="does not accept QuantizeLinear"):
             flags(target, precision="int8", dla=0)
     for options in ({"dla": 2}, {"inputs": [SPEC._replace(name="a,b")], "batch": (1, 1, 1)}):
         with pytest.raises(InputError):
