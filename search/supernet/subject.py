@@ -142,8 +142,8 @@ def _of_sets(
 def with_data(net: nn.Module, data: Dataset, task: Task | None = None) -> Subject:
     """Return the subject of a network and one of our data sets."""
     task = Classification() if task is None else task
-    known = {"classes": len(data.classes) or None, "note": data.note}
-    return Subject(net, task, data.train, data.val, data.load_test, data.input_shape, **known)
+    classes = len(data.classes) or None
+    return Subject(net, task, data.train, data.val, data.load_test, data.input_shape, classes=classes, note=data.note)
 
 
 def given_subject(
