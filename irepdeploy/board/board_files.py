@@ -90,7 +90,7 @@ class BoardFiles:
         path = self.program(name)
         if path is None:
             raise MissingError(
-                f"{name} is not installed", hint="it comes with JetPack: sudo apt-get install nvidia-jetpack"
+                f"{name} is not installed", hint="it is part of JetPack: sudo apt-get install nvidia-jetpack"
             )
         said = self._run([*(self._sudo() if as_root else []), path, *arguments], name, stdin)
         if as_root and said.code and "sudo:" in said.text:
@@ -154,7 +154,7 @@ class BoardFiles:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise RunError(f"{name} did not end within {_LIMIT_S} s", where=name) from error
+            raise RunError(f"{name} did not exit within {_LIMIT_S} s", where=name) from error
         except OSError as error:
             raise RunError(f"cannot run {name}: {error.strerror}", where=name) from error
         return Said(done.returncode, done.stdout)

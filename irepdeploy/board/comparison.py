@@ -189,7 +189,7 @@ class Comparison:
                 return f"output {output.name!r}: {output.problem}"
         worst = self.worst
         if worst is None:
-            return "there is no output to compare"
+            return "there are no outputs to compare"
         if self.ok:
             return self._within(worst)
         text = f"output {worst.name!r} {' and '.join(self._exceeded(worst))}"
@@ -278,7 +278,7 @@ def compare_outputs(
         InputError: The models have different numbers of outputs.
     """
     if len(a) != len(b):
-        raise InputError(f"the models have {len(a)} and {len(b)} outputs: they cannot be the same network")
+        raise InputError(f"the models have different numbers of outputs: {len(a)} and {len(b)}")
     names = list(a)
     other = names if set(names) == set(b) else list(b)
     known = noise or {}
@@ -307,7 +307,7 @@ def _compare_one(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance) 
             return OutputComparison(name, nan, nan, problem=f"{which} returns NaN or infinity")
         # Integer outputs, such as classes, are legitimately all zero.
         if not array.any() and array.dtype.kind == "f":
-            problem = f"{which} returns only zeros, which proves nothing"
+            problem = f"{which} returns only zeros, so the comparison is meaningless"
             return OutputComparison(name, relative_error(a, b), 0.0, problem=problem)
     agreement, note = _top1(a, b, tolerance)
     return OutputComparison(name, relative_error(a, b), cosine(a, b), agreement, note)

@@ -84,7 +84,7 @@ class PythonCalls:
             answer = _function(self._module, name)(*given)
         except RuntimeError as error:
             # cuda-python loads the driver's library at the first call.
-            what = f"no usable GPU: cuda-python cannot work here: {one_line(error)}"
+            what = f"no usable GPU: cuda-python does not work here: {one_line(error)}"
             raise MissingError(what, hint="irepdeploy doctor") from error
         if int(answer[0]):
             text = self._module.cudaGetErrorString(answer[0])[1]
@@ -125,7 +125,7 @@ def _function(library: Any, name: str) -> Any:
         return getattr(library, name)
     except AttributeError as error:
         # For example, cudaGraphInstantiateWithFlags was added in CUDA 11.4.
-        raise MissingError(f"this version of CUDA has no {name}", hint="install a newer one") from error
+        raise MissingError(f"this version of CUDA has no {name}", hint="install a newer version") from error
 
 
 def _as_c(value: Any) -> Any:

@@ -69,7 +69,7 @@ def check_graphs() -> Tuple[str, Mapping[str, Any]]:
             continue
         figures[name] = check_calls(cuda)
         cuda.close()
-    return f"copies, events and graphs are right, by {', '.join(figures)}", figures
+    return f"copies, events and graphs work with {', '.join(figures)}", figures
 
 
 def check_calls(cuda: Cuda) -> Dict[str, Any]:
@@ -102,7 +102,7 @@ def check_calls(cuda: Cuda) -> Dict[str, Any]:
             raise CheckFailed(f"{what} gives back other values", where=cuda.name)
         milliseconds = cuda.elapsed_ms(start, end)
         if not 0 < milliseconds < 10_000:
-            raise CheckFailed(f"{what} takes {milliseconds} ms by its events", where=cuda.name)
+            raise CheckFailed(f"{what} took {milliseconds} ms according to its events", where=cuda.name)
         return milliseconds
 
     try:

@@ -61,7 +61,9 @@ def open_cuda(device: int = 0, *, backend: Optional[str] = None, library: Any = 
     if reasons:
         raise reasons[0]
     if backend in (None, "ctypes"):
-        raise MissingError("no libcudart here", hint="it comes with CUDA, JetPack, or pip install nvidia-cuda-runtime")
+        raise MissingError(
+            "libcudart was not found", hint="install CUDA or JetPack, or pip install nvidia-cuda-runtime"
+        )
     raise MissingError(f"{backend} is not installed", hint=f"pip install {backend}")
 
 

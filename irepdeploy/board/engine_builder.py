@@ -169,7 +169,7 @@ def _check_precision(library: TensorrtLibrary, options: EngineOptions, typing: s
     raise InputError(
         f"expected an {wanted} model for an {wanted} engine, got {carried}{why}",
         where="ONNX model",
-        hint=f"export with --precision {wanted} writes one",
+        hint=f"`irepdeploy export --precision {wanted}` writes one",
     )
 
 
@@ -209,7 +209,7 @@ def _add_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str
     dynamic = {name for name, shape in shapes.items() if -1 in shape}
     for name in sorted(dynamic.union(profiles)):
         if name not in dynamic:
-            what = "there is no such input" if name not in shapes else "its shape is fixed"
+            what = "the network has no such input" if name not in shapes else "its shape is fixed"
             raise InputError(f"got a profile, but {what}", where=f"input {name!r}", hint="remove the profile")
         if name not in profiles:
             raise InputError(
@@ -265,7 +265,7 @@ def _use_dla(
 
 def _use_cache(trt: Any, config: Any, content: bytes, library: TensorrtLibrary, facts: Dict[str, Any]) -> Any:
     if library.flavour == "tensorrt_rtx":
-        raise InputError("TensorRT-RTX times nothing when it builds", where="timing cache", hint="omit it")
+        raise InputError("TensorRT-RTX does not use a timing cache", where="timing cache", hint="omit it")
     # An unreadable cache is null, which pybind11 returns as None and does not accept as an argument.
     cache = config.create_timing_cache(content)
     accepted = cache is not None and bool(config.set_timing_cache(cache, False))
@@ -341,5 +341,5 @@ def _failed(what: str, messages: List[LogMessage], library: TensorrtLibrary) -> 
         return MissingError(f"{library.title} needs an NVIDIA GPU and its driver: {why}", hint="irepdeploy doctor")
     text = f"{what} ({library.title}): {why}"
     if lacks_memory(reasons):
-        return RunError(text, hint="end other programs that use the GPU, or set a smaller workspace")
+        return RunError(text, hint="close other programs that use the GPU, or set a smaller workspace")
     return ModelError(text, where="ONNX model")

@@ -236,7 +236,7 @@ class OrtRunner(Runner):
         kind, text = type(error).__name__, one_line(error)
         if "disable_cpu_ep_fallback" in text or "CPU EP" in text or "explicitly disabled" in text:
             return MissingError(
-                f"{self._provider.name} cannot run every operator of this model, and nothing falls back",
+                f"{self._provider.name} cannot run every operator of this model, and falling back is disabled",
                 where=self._where,
                 hint="use another runner",
             )
@@ -246,7 +246,7 @@ class OrtRunner(Runner):
             return ModelError(
                 f"its external data cannot be read: {text}",
                 where=self._where,
-                hint="keep the data file beside the model, under its original name",
+                hint="keep the data file next to the model, under its original name",
             )
         unknown = ("No Op registered", "not a registered function")
         if kind == "NotImplemented" or any(words in str(error) for words in unknown):
@@ -257,7 +257,7 @@ class OrtRunner(Runner):
         return ModelError(
             f"ONNX Runtime cannot load this model: {text}",
             where=self._where,
-            hint="export it again, or copy it again if it was cut short",
+            hint="export it again, or copy it again if it was truncated",
         )
 
     def _run_error(self, error: Exception, feeds: Dict[str, np.ndarray]) -> IrepdeployError:
@@ -268,7 +268,7 @@ class OrtRunner(Runner):
         return ModelError(
             f"ONNX Runtime cannot run this model on {sizes}: {text}",
             where=self._where,
-            hint="--input-shape gives other sizes; if random inputs do not fit together, give real ones with --inputs",
+            hint="set other sizes with --input-shape; if random inputs are inconsistent, pass real ones with --inputs",
         )
 
 

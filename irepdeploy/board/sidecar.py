@@ -202,7 +202,7 @@ def _check_header(content: bytes, where: str, version: str, flavour: str, requir
     if require:
         of = "of unknown version" if header is None else f"of {_name(header.flavour, header.version)} by its header"
         raise InputError(
-            f"no {os.path.basename(sidecar_path(where))} beside this engine ({of}), so its GPU is unknown",
+            f"no {os.path.basename(sidecar_path(where))} next to this engine ({of}), so its GPU is unknown",
             where=where,
             hint=hint,
         )

@@ -227,7 +227,7 @@ def lacks_memory(reasons: Iterable[str]) -> bool:
 def first_reasons(reasons: Sequence[str]) -> str:
     """Join the first reasons into one line, followed by the number of remaining ones."""
     if not reasons:
-        return "it gave no reason"
+        return "no reason was given"
     more = len(reasons) - _SHOWN_REASONS
     text = "; ".join(reason[:400] for reason in reasons[:_SHOWN_REASONS])
     return f"{text}; and {more} more" if more > 0 else text
@@ -273,5 +273,5 @@ def _install(flavour: str) -> str:
     if flavour == "tensorrt_rtx":
         return "pip install tensorrt_rtx, or `make trt` in a checkout for the builder that the tests use"
     if platform.machine() == "aarch64" and os.path.exists(TEGRA_RELEASE):
-        return "it comes with JetPack: use a virtual environment made with --system-site-packages"
+        return "it is part of JetPack: use a virtual environment created with --system-site-packages"
     return "pip install 'irepdeploy[trt]'"

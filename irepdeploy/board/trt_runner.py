@@ -312,7 +312,7 @@ class TrtRunner(Runner):
             raise InputError(
                 f"shape {shape_text(tuple(shape))} is outside the engine's profile",
                 where=f"{self.name}, input {name!r}",
-                hint="build the engine with a --dynamic-batch that includes it",
+                hint="build the engine with a --dynamic-batch that includes this shape",
             )
 
     def _execute(self, stream: int) -> None:
@@ -337,7 +337,7 @@ class TrtRunner(Runner):
     def _dtype(self, name: str) -> str:
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in DTYPES:
-            raise ModelError(f"tensor {name!r} is {kind}, which numpy does not have", where=self._path)
+            raise ModelError(f"tensor {name!r} has type {kind}, which numpy does not have", where=self._path)
         return DTYPES[kind]
 
     def _error(self, what: str) -> IrepdeployError:

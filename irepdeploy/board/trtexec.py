@@ -105,7 +105,7 @@ def arguments(
     return [*words, f"--exportTimes={os.fspath(times)}"]
 
 
-_HINT = "is this what trtexec --exportTimes wrote?"
+_HINT = "was this file written by trtexec --exportTimes?"
 
 
 def _major(version: str) -> int:
@@ -113,10 +113,10 @@ def _major(version: str) -> int:
         major = int(version.split(".")[0])
     except ValueError:
         raise InputError(
-            f"expected a version such as 8.5.2, got {version!r}", where="trtexec", hint="8 to 11"
+            f"expected a version such as 8.5.2, got {version!r}", where="trtexec", hint="versions 8 to 11 are supported"
         ) from None
     if not 8 <= major <= 11:
-        raise InputError(f"TensorRT {version} is not supported", where="trtexec", hint="8 to 11 are")
+        raise InputError(f"TensorRT {version} is not supported", where="trtexec", hint="versions 8 to 11 are")
     return major
 
 

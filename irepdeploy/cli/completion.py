@@ -68,7 +68,7 @@ def _shell() -> str:
         found = Path(os.environ.get("SHELL", "")).name
     if found not in _SHELLS:
         raise InputError(
-            f"expected bash, zsh or fish around this command, got {found or 'no shell'}",
-            hint="start it from one of them",
+            f"expected bash, zsh or fish as the current shell, got {found or 'no shell'}",
+            hint="run this command from one of them",
         )
     return found

@@ -136,7 +136,7 @@ def coco(
     def test() -> ObjectFiles:
         held_out = _opened(folder, f"val{year}")
         if held_out.classes != known.classes:
-            raise InputError("expected the categories of the training set", where=held_out.path)
+            raise InputError("its categories differ from those of the training set", where=held_out.path)
         return ObjectFiles(folder / f"val{year}", held_out, scored)
 
     facts = replace(COCO, input_shape=(3, resizing.height, resizing.width), classes=known.classes)

@@ -135,7 +135,7 @@ def read_coco(path: str | os.PathLike[str]) -> CocoAnnotations:
             ("image", annotation.image_id, objects), ("category", annotation.category_id, labels),
         ):  # fmt: skip
             if number not in ids:
-                raise InputError(f"annotation {place} is of {what} {number}, which the file does not have", where=path)
+                raise InputError(f"annotation {place} refers to {what} {number}, which is not in the file", where=path)
         objects[annotation.image_id].append(annotation)
     return CocoAnnotations(
         path,

@@ -68,7 +68,7 @@ def decode_image(
             box = (0, 0, width, height)
         if not isinstance(size, int) and (height, width) != size:
             raise InputError(
-                f"an image of {width}x{height} among images of {wide}x{tall}",
+                f"expected an image of {wide}x{tall} pixels like the others, got {width}x{height}",
                 where=name,
                 hint=f"data.options.size={min(width, height, *size)} crops and resizes all of them",
             )

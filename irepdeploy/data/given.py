@@ -104,9 +104,9 @@ def check_disjoint(train: Any, val: Any, opened_train: Split | Stream, opened_va
             shared = _shared(images, others)
     if shared or train is val:
         raise InputError(
-            f"{shared} of {len(opened_val)} images are also in train: their score would say nothing",
+            f"{shared} of {len(opened_val)} images are also in train: their score would be meaningless",
             where="val",
-            hint="hold them out; in Python, allow_shared=True if that is meant",
+            hint="hold them out, or pass allow_shared=True in Python if this is intended",
         )
 
 

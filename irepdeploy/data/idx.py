@@ -79,11 +79,11 @@ def _sizes(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
             f"expected an IDX file of bytes in {counted(dimensions, 'dimension')}, got type"
             f" 0x{header[2]:02x} in {header[3]}",
             where=path,
-            hint="images have 3 dimensions and labels 1: are two files exchanged?",
+            hint="images have 3 dimensions and labels 1: were two files swapped?",
         )
     if len(header) < 4 + 4 * dimensions:
         raise InputError("truncated in its header", where=path, hint=_FIX)
     sizes = struct.unpack(f">{dimensions}I", header[4:])
     if 0 in sizes:
-        raise InputError(f"holds no values: its sizes are {'x'.join(map(str, sizes))}", where=path, hint=_FIX)
+        raise InputError(f"contains no values: its sizes are {'x'.join(map(str, sizes))}", where=path, hint=_FIX)
     return sizes

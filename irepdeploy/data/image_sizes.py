@@ -35,7 +35,7 @@ def own_size(folder: object, sources: Sequence[ImageSource]) -> tuple[int, int]:
         more = ", ..." if len(sizes) > _SHOWN else ""
         least = max(_LEAST, min(min(size) for size in sizes))
         raise InputError(
-            f"images of {len(sizes)} sizes: {shown}{more}",
+            f"expected images of one size, got {len(sizes)} sizes: {shown}{more}",
             where=folder,
             hint=f"give the side of the network's input: data.options.size={least} enlarges none of them",
         )

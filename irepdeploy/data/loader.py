@@ -58,7 +58,7 @@ class Loader:
         if self.augmentation.recolours:
             _check_bytes(split, self.augmentation)
         if self.augmentation.mixes and (classes is None or split.labels.is_floating_point()):
-            raise InputError("mixup and cutmix need labels of classes", where="augmentation")
+            raise InputError("mixup and cutmix need class labels", where="augmentation")
         self._classes = classes or 0
         self._images = split.images if self._files is not None else split.images.to(self.device)
         self._labels = split.labels.to(self.device)
@@ -134,9 +134,9 @@ def in_order(
 def _check_bytes(split: Split, augmentation: Augmentation) -> None:
     if not isinstance(split.images, Pixels | ImageFiles):
         raise InputError(
-            "randaugment, brightness, contrast, saturation and hue need images of bytes, got normalised numbers",
+            "randaugment, brightness, contrast, saturation and hue need uint8 images, got normalised floats",
             where="augmentation",
-            hint="crop, area, flip, cutout, erase, mixup and cutmix take any",
+            hint="crop, area, flip, cutout, erase, mixup and cutmix accept both",
         )
     channels = 3 if isinstance(split.images, ImageFiles) else split.images.values.shape[1]
     if channels not in (1, 3):

@@ -70,7 +70,7 @@ def load_objects(name: str, /, **options: Any) -> ObjectDataset:
     if name not in OBJECTS:
         where = "data.name"
         if name in DATASETS or name.startswith(_HUB):
-            raise InputError(f"{name} has labels of images and no boxes", where=where, hint="task: classification")
+            raise InputError(f"{name} has image labels and no boxes", where=where, hint="task: classification")
         raise InputError(f"no data set of objects named {name!r}", where=where, hint=choices(name, OBJECTS))
     _check_options(OBJECTS[name], name, options)
     return OBJECTS[name](**options)
@@ -84,7 +84,7 @@ def _check_options(function: Callable[..., Any], name: str, options: dict[str, A
             f"data.options.{key}" for key in inspect.signature(function).parameters if key not in ("root", "verify")
         ]
         absent = "missing" in str(error) and "'root'" in str(error)
-        hint = "data.root=DIR is the folder that contains the data" if absent else f"it takes {', '.join(known)}"
+        hint = "data.root=DIR is the folder that contains the data" if absent else f"its options are {', '.join(known)}"
         raise InputError(str(error), where=f"data set {name}", hint=hint) from None
 
 

@@ -75,7 +75,7 @@ def shapes(
     if background not in ("noise", "photographs"):
         raise InputError(f"expected noise or photographs, got {background!r}", where="data option background")
     if root is not None and source == "digits":
-        raise InputError("the digits need no files", where="data.root", hint="data.options.source=fashion reads some")
+        raise InputError("the digits need no files", where="data.root", hint="omit it, or data.options.source=fashion")
     size, seed = whole("size", size, LEAST_SIDE, _LARGEST_SIDE), whole("seed", seed, 0, 2**32)
     counts = {"train": whole("train", train, 2), "val": whole("val", val, 1), "test": whole("test", test, 1)}
     drawings, classes = _SOURCES[source](root)

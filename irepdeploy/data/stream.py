@@ -73,7 +73,7 @@ class Stream:
             except Exception as error:  # a user's data set can raise anything
                 raise InputError(f"its length raised {type(error).__name__}: {one_line(error)}", where=name) from error
         elif isinstance(source, Iterator):
-            raise InputError("a generator gives its batches only once", where=name, hint=_HINT)
+            raise InputError("a generator can be iterated only once", where=name, hint=_HINT)
         elif not isinstance(source, Iterable):
             raise InputError(f"expected data, got {type(source).__name__}", where=name, hint=_HINT)
 
@@ -121,7 +121,7 @@ class Stream:
             samples += len(inputs)
             yield self.on(torch.device(device), inputs, targets)
         if not samples:
-            raise InputError("no batch: the data ended at once", where=self.name)
+            raise InputError("no batch: the data are empty", where=self.name)
         self.samples = samples
 
     def of(self, source: Any) -> Stream:
@@ -223,7 +223,7 @@ class StreamLoader:
             yield self._change(*stream.on(self._device, inputs, targets))
         if not steps:
             raise InputError(
-                "no batch to train on: the data ended at once, or no batch has two samples per process",
+                "no batch to train on: the data are empty, or no batch has two samples per process",
                 where=stream.name,
             )
         self._steps, self._check = steps, None

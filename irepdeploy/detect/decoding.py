@@ -70,15 +70,15 @@ class DetectionRule:
         count = self.max_detections
         if count is not None and (type(count) is not int or not 1 <= count < 3840):
             # The limit of TensorRT's TopK.
-            raise InputError(f"expected a whole number from 1 to 3839, got {count!r}", where="max_detections")
+            raise InputError(f"expected an integer from 1 to 3839, got {count!r}", where="max_detections")
         if self.mode == "raw" and (self.score, self.iou, count) != (None, None, None):
             raise InputError(
-                "score, iou and max_detections say nothing about raw heads",
+                "score, iou and max_detections have no effect on raw heads",
                 where="detections",
-                hint="topk, nms, plugin",
+                hint="use topk, nms or plugin",
             )
         if self.mode == "topk" and self.iou is not None:
-            raise InputError("topk suppresses nothing", where="iou", hint="detections nms")
+            raise InputError("iou has no effect with topk, which suppresses nothing", where="iou", hint="use nms")
 
     def of(self, detector: Detector) -> DetectionRule:
         """Return the rule with the missing values taken from the detector."""

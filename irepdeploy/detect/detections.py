@@ -99,7 +99,7 @@ class Detections:
 
         given = self.image if image is None else image
         if given is None:
-            raise InputError("these detections hold no image", where="draw", hint="give it: .draw(image)")
+            raise InputError("these detections contain no image", where="draw", hint="pass it: .draw(image)")
         return drawn(given, self.boxes.tolist(), self._texts(), self.labels.tolist())
 
     def name_of(self, label: int) -> str:

@@ -19,9 +19,9 @@ __all__ = ["DETECTIONS_KEY", "DetectorFacts", "facts_path"]
 DETECTIONS_KEY = "irepdeploy.detections"
 _FORMAT, _VERSION = "irepdeploy.detections", 1
 _OUTPUTS = {
-    "num_dets": "(N, 1) int32: number of valid rows; the rows behind mean nothing",
+    "num_dets": "(N, 1) int32: number of valid rows; later rows are meaningless",
     "boxes": "(N, K, 4) float32: left, top, right, bottom in pixels of the input",
-    "scores": "(N, K) float32 from 0 to 1, falling",
+    "scores": "(N, K) float32 from 0 to 1, in decreasing order",
     "classes": "(N, K) int32: index into classes",
 }
 
@@ -99,7 +99,7 @@ class DetectorFacts:
             "resize": {
                 "rule": self.resizing.rule,
                 "interpolation": "bilinear",
-                "padding": "0 after normalisation, on the right and below",
+                "padding": "0 after normalisation, on the right and at the bottom",
             },
             "rule": self.rule.to_dict(),
             "outputs": dict.fromkeys(self.heads, "raw head") if raw else _OUTPUTS,

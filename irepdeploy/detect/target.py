@@ -117,7 +117,7 @@ def collate(samples: Sequence[tuple[Tensor, Target]], multiple: int = _MULTIPLE)
     for image in images:
         if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != images[0].shape[0]:
             got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise InputError(f"expected images (C, H, W) with one number of channels, got {got}", where="batch")
+            raise InputError(f"expected images (C, H, W) with the same number of channels, got {got}", where="batch")
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     if any(image.shape != images[0].shape for image in images):
         height, width = (-(-side // multiple) * multiple for side in (height, width))

@@ -64,7 +64,7 @@ def gpu() -> list[Check]:
         return [Check("GPU", "of the Jetson", note="its driver is part of L4T")]
     if has_gpu():
         return [Check("GPU", "unknown", "warning", "a device exists, but nvidia-smi does not answer", "nvidia-smi")]
-    return [Check("GPU", "-", "missing", "not needed for search, ONNX and the CPU; needed to build and run TensorRT")]
+    return [Check("GPU", "-", "missing", "needed only for building and running TensorRT engines")]
 
 
 def cuda() -> list[Check]:
@@ -74,7 +74,7 @@ def cuda() -> list[Check]:
     if not missing:
         note = f"{facts['name']}, compute capability {facts['compute_capability']}, driver {facts['driver']}"
         runtime, driver = facts["cuda_runtime"], facts["cuda_driver"]
-        return [Check("CUDA", runtime, note=f"the driver takes up to {driver}; {note}")]
+        return [Check("CUDA", runtime, note=f"the driver supports up to {driver}; {note}")]
     why = one_line(missing.removeprefix("none: "))
     if "libcudart" in why:
         libraries = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/lib/libcudart.so*"))
@@ -171,7 +171,7 @@ def _tf32(state: Mapping[str, Any]) -> Check:
     if not state["capability"] or state["capability"][0] < 8:
         return row(found, note="no effect: torch sees no GPU with TF32")
     if convolutions or products:
-        note = "float32 is rounded to 10 bits; irepdeploy switches it off for comparisons"
+        note = "float32 is rounded to 10 bits; irepdeploy disables it for comparisons"
         return row(found, "warning", note, "export NVIDIA_TF32_OVERRIDE=0")
     return row(found)
 

@@ -18,7 +18,7 @@ from irepdeploy.doctor.check import Check, one_line
 
 __all__ = ["NEVER_PIP", "has_gpu", "is_jetson", "jetson", "machine"]
 
-NEVER_PIP = "never pip install tensorrt here: it comes with JetPack"
+NEVER_PIP = "never pip install tensorrt here: it is part of JetPack"
 
 _HERE = BoardFiles()
 _TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
@@ -67,7 +67,7 @@ def _jetpack(release: str) -> Check:
 
 
 def _power_mode() -> Check:
-    row = partial(Check, "power mode", note="an engine is tuned for the clocks of the mode it is built in")
+    row = partial(Check, "power mode", note="an engine is tuned for the clocks of the mode in which it is built")
     mode = current_mode(_HERE)
     return row("unknown", "warning", fix="sudo nvpmodel -q") if mode is None else row(mode.name or str(mode))
 

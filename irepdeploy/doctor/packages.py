@@ -22,7 +22,7 @@ _MODULES = {"cuda-python": "cuda.bindings.runtime", "pillow": "PIL", "pyyaml": "
 _LIGHT = ("numpy", "pillow", "pydantic", "pyyaml", "rich", "typer")
 # Extras for developing irepdeploy itself.
 _OURS = ("dev", "docs")
-_NOTES = {"cuda-python": "ctypes on libcudart takes its place"}
+_NOTES = {"cuda-python": "ctypes on libcudart is used instead"}
 
 
 @dataclass(frozen=True)

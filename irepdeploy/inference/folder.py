@@ -138,7 +138,7 @@ def labels_by_name(names: Sequence[str], annotations: CocoAnnotations, label: st
     """
     known = annotations.classes
     if not names:
-        raise InputError("the detector does not know the names of its classes", where=label)
+        raise InputError("the detector has no class names", where=label)
     absent = [name for name in names if name not in known]
     if absent:
         what = f"{counted(len(absent), 'class', 'classes')} of the detector, such as {absent[0]!r}, are not annotated"

@@ -75,14 +75,16 @@ def open_detector(
         label = os.fspath(model)
         facts = _facts_in(label) if suffix == ".onnx" else _facts_beside(label)
         if facts.rule.mode == "raw":
-            raise InputError("it gives raw heads", where=label, hint=_EXPORT)
+            raise InputError("it returns raw heads, not detections", where=label, hint=_EXPORT)
         if facts.baked:
             raise InputError(
-                "it takes bytes (--bake-preprocess), which detect does not feed", where=label, hint=_EXPORT
+                "its inputs are uint8 (--bake-preprocess), which detect does not support",
+                where=label,
+                hint=_EXPORT,
             )
         if suffix == ".onnx" and label.endswith(".plugin.onnx"):
-            hint = "its engine runs, and so does the ONNX file beside it"
-            raise InputError("nothing but TensorRT runs EfficientNMS_TRT", where=label, hint=hint)
+            hint = "use its engine, or the ONNX file next to it"
+            raise InputError("only TensorRT runs EfficientNMS_TRT", where=label, hint=hint)
         return OpenedDetector(label, onnx_runner(label) if suffix == ".onnx" else TrtRunner(label), facts)
     source = open_source(model, factory)
     network = source.model
@@ -107,14 +109,14 @@ def _facts_in(path: str) -> DetectorFacts:
     if DETECTIONS_KEY not in metadata:
         if facts_path(path).is_file():
             return _facts_beside(path)
-        raise InputError("its metadata do not say what it detects", where=path, hint=_EXPORT)
+        raise InputError("its metadata do not describe a detector", where=path, hint=_EXPORT)
     return _read(metadata[DETECTIONS_KEY].encode(), path)
 
 
 def _facts_beside(path: str) -> DetectorFacts:
     beside = facts_path(path)
     if not beside.is_file():
-        raise InputError(f"no {beside.name} beside it", where=path, hint="copy it from the folder of the export")
+        raise InputError(f"no {beside.name} next to it", where=path, hint="copy it from the folder of the export")
     return _read(read_bytes(beside, "description", DESCRIPTION), beside)
 
 

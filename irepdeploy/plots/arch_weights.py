@@ -50,7 +50,7 @@ def search_weights(run: SearchRun, label: str) -> ArchWeights:
     """
     alpha, beta = run.alpha(), run.beta()
     if alpha is None or beta is None:
-        raise InputError("the journal does not hold alpha and beta", where=label, hint="run the search again")
+        raise InputError("the journal does not contain alpha and beta", where=label, hint="run the search again")
     rows: list[dict[str, float]] = [{} for _ in run.layers]
     for row, column in run.positions:
         rows[row][run.branches[column]] = float(alpha[-1, row, column] * beta[-1, row])
@@ -108,7 +108,7 @@ def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
         raise InputError(
             "no layer has both a conv1x3 and a dil1x2, or both a conv3x1 and a dil2x1",
             where=found[0].label if found else None,
-            hint="a search folder has those of the supernet, which holds all branches",
+            hint="pass a search folder, which contains those of the supernet with all branches",
         )
     limit = max(float(np.nanmax(np.abs(table), initial=0)) for table in tables)
     rows = max(len(table) for table in tables)
@@ -134,7 +134,7 @@ def draw_arch_weights(found: Sequence[ArchWeights]) -> Figure:
     bar.ax.tick_params(labelsize=7)
     notes = ["weight: sigmoid(beta) sigmoid(alpha)"]
     if not limit:
-        notes.append("all are equal: alpha has not moved")
+        notes.append("all are equal: alpha has not changed")
     if any(np.isnan(table).any() for table in tables):
         notes.append("\N{EN DASH}: one of them is missing")
     figure.supxlabel("\n".join(notes), fontsize=8, color=GREY)

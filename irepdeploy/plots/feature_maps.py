@@ -114,10 +114,10 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 def chosen_layers(names: Sequence[str], glob: str | None, columns: int) -> tuple[str, ...]:
     """Return at most `columns` evenly spaced names that match `glob`, including the first and the last."""
     if columns < _FEWEST:
-        raise InputError(f"{columns} columns", hint=f"at least {_FEWEST}")
+        raise InputError(f"cannot draw {columns} columns", hint=f"at least {_FEWEST}")
     found = [name for name in names if glob is None or fnmatchcase(name, glob)]
     if not found:
-        raise InputError(f"no layer is named like {glob!r}", hint=f"{names[0]} is one")
+        raise InputError(f"no layer matches {glob!r}", hint=f"{names[0]} is a layer")
     if len(found) <= columns:
         return tuple(found)
     return tuple(found[round(index * (len(found) - 1) / (columns - 1))] for index in range(columns))
@@ -147,7 +147,7 @@ def read_features(
     names = {label: layer_names(source.model) for label, source in opened.items()}
     for label, own in names.items():
         if not own:
-            raise InputError("no 3x3 convolution that could get branches", where=label)
+            raise InputError("this network has no 3x3 convolution that could get branches", where=label)
     first = next(iter(names.values()), ())
     common = [name for name in first if all(name in own for own in names.values())]
     if not common:

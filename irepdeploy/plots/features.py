@@ -33,7 +33,7 @@ def draw_features(networks: Sequence[FeatureMaps]) -> Figure:
         raise InputError("nothing to draw", hint="name a network and an image")
     names = [[image.name for image in network.images] for network in networks]
     if any(each != names[0] for each in names):
-        raise InputError("the networks were shown different images", hint="give the same ones to each, with --images")
+        raise InputError("the networks were run on different images", hint="pass the same images to all with --images")
     rows: list[tuple[int, FeatureMaps, str, Mapping[str, Any]]] = []
     for index in range(len(names[0])):
         for network in networks:

@@ -66,7 +66,7 @@ def _of_training(folder: Path, name: str) -> Iterator[FolderPicture]:
         log(f"note: {folder}: no pictures of kernels and outputs: {error.what}")
         return
     cross = [layer.cross for layer in kernels.layers.values()]
-    text = f"Of the fused kernels' energy {min(cross):.0%} to {max(cross):.0%} lie in the middle row and column."
+    text = f"The middle row and column contain {min(cross):.0%} to {max(cross):.0%} of the fused kernels' energy."
     yield FolderPicture(f"Fused kernels: {name}", text, draw_kernels(kernels))
     text = "Mean absolute output over channels, layer by layer, of the fixed operations and with their branches."
     # Show a single image to keep the page small.

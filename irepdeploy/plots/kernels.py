@@ -72,7 +72,7 @@ def _shares(axes: Axes, found: NetworkKernels, height: float) -> None:
     axes.tick_params(length=0)
     axes.set_yticks(())
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("share of the operation in the fused kernel;\nbelow 0 it works against the rest", fontsize=8)
+    axes.set_xlabel("share of each operation in the fused kernel;\nthose below 0 work against the others", fontsize=8)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, format="{x:.0%}", extend="both")
     bar.ax.tick_params(labelsize=7)
 

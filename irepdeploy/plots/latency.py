@@ -42,7 +42,7 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
         labels = ", ".join(dict.fromkeys(point.label for point in points)) or "none"
         raise InputError(
             f"no record has an accuracy; there are {labels}",
-            hint="--top1 LABEL=PERCENT gives one, and bench --suite fig1 knows the paper's",
+            hint="set one with --top1 LABEL=PERCENT, or run bench --suite fig1, which includes the paper's accuracies",
         )
     columns = min(_COLUMNS, len(known))
     rows = -(-len(known) // columns)
@@ -56,7 +56,7 @@ def draw_latency(points: Sequence[LatencyPoint]) -> Figure:
     _legend(figure, [point for group in known.values() for point in group if point.top1 is not None], looks)
     silent = [f"{name}: {_named(group)}" for name, group in groups.items() if name not in known]
     if silent:
-        text = f"without any accuracy, not drawn: {'; '.join(silent)}"
+        text = f"not drawn, because they have no accuracy: {'; '.join(silent)}"
         figure.supxlabel(_wrapped(text, columns), fontsize=7, color="#555555")
     # Place the names after everything else.
     figure.draw_without_rendering()
@@ -108,7 +108,7 @@ def _legend(figure: Figure, drawn: Sequence[LatencyPoint], looks: dict[str, tupl
         for family, (colour, marker) in looks.items()
         if any(point.family == family for point in drawn)
     ]
-    handles.append(Line2D([], [], linestyle="--", color=GREY, label="no other is quicker and more accurate"))
+    handles.append(Line2D([], [], linestyle="--", color=GREY, label="Pareto front"))
     if any(not point.measured for point in drawn):
         hollow: dict[str, Any] = {"linestyle": "", "marker": "o", "color": GREY, "markerfacecolor": "white"}
         handles.append(Line2D([], [], **hollow, label="hollow: accuracy not measured here"))

@@ -38,7 +38,7 @@ class SearchRun(SearchJournal):
         last = self.evolutions[-1]
         if not last.population:
             raise InputError(
-                "the journal does not hold the population", hint="best.json is written at the search's end"
+                "the journal does not contain the population", hint="best.json is written at the search's end"
             )
         losses = last.loss or (0.0,) * len(last.accuracy)
         ranked = zip(last.accuracy, (-loss for loss in losses), last.population, strict=True)

@@ -104,7 +104,7 @@ def _fitness(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
             indices, mean, f"--{marker}", color=colour, markerfacecolor="white", label=f"{label}: mean", markevery=every
         )
     axes.set_ylabel(f"{metric.name}, search-validation set{metric.marked}")
-    axes.set_title(f"fitness{_answer(runs)}; a dot is a candidate", fontsize=9, loc="left")
+    axes.set_title(f"fitness{_answer(runs)}; one dot per candidate", fontsize=9, loc="left")
     _by_evolution(axes)
     axes.legend(fontsize=8)
 
@@ -126,7 +126,7 @@ def _diversity(axes: Axes, runs: Mapping[str, SearchRun]) -> None:
             drawn = True
             every = max(1, len(values) // 12)
             axes.plot(_evolutions(run), values, f"-{marker}", color=colour, label=label, markevery=every)
-    axes.set_title("diversity: mean Hamming distance of two candidates", fontsize=9, loc="left")
+    axes.set_title("diversity: mean Hamming distance between two candidates", fontsize=9, loc="left")
     if not drawn:
         _absent(axes, "the population")
         return
@@ -231,4 +231,4 @@ def _legend(axes: Axes, title: str) -> None:
 
 def _absent(axes: Any, what: str) -> None:
     axes.set_axis_off()
-    axes.text(0.5, 0.5, f"this journal does not hold {what}", ha="center", va="center", color=GREY)
+    axes.text(0.5, 0.5, f"this journal does not contain {what}", ha="center", va="center", color=GREY)

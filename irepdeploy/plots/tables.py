@@ -47,7 +47,7 @@ def kernel_table(found: NetworkKernels) -> NetworkTable:
     ]
     notes = ["cross: middle row and column, 56% of a 3x3 with equal taps; taps: row / row / row, %"]
     if operations:
-        notes.append("by operation: its part along the fused kernel; a negative one works against the rest")
+        notes.append("by operation: its share in the fused kernel; negative ones work against the others")
     if found.untrained:
         notes.append(f"untrained: {found.untrained}")
     figures = {
@@ -106,7 +106,7 @@ def network_tables(
 
     if Path(source).suffix.lower() == ".onnx":
         raise InputError(
-            "an ONNX model does not tell how its kernels were fused",
+            "an ONNX model does not record how its kernels were fused",
             where=source,
             hint="name the checkpoint it was exported from",
         )

@@ -25,7 +25,7 @@ def draw_course(epochs: Sequence[Epoch], metric: str, percent: bool) -> Figure:
     left, right = figure.subplots(1, 2)
     numbers = [event.epoch + 1 for event in epochs]
     left.plot(numbers, [_number(event.loss) for event in epochs], color=BLUE)
-    left.set_ylabel("loss in training")
+    left.set_ylabel("training loss")
     factor = 100 if percent else 1
     scores = [factor * _number(event.val_accuracy) for event in epochs]
     right.plot(numbers, scores, color=BLUE)
@@ -64,9 +64,9 @@ def draw_confusion(counts: Any, classes: Sequence[str], data: str) -> Figure:
         names = [shown(name, 24) for name in classes]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_xlabel("class that the network gives")
-    axes.set_ylabel("class of the image")
-    axes.set_title(shown(f"{int(counts.trace())} of {int(counts.sum())} right, {data}"), fontsize=10, loc="left")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(shown(f"{int(counts.trace())} of {int(counts.sum())} correct, {data}"), fontsize=10, loc="left")
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of the class's images")
     return figure
 

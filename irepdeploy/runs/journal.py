@@ -251,7 +251,7 @@ class SearchJournal(Schema):
         if not evolutions and lines.faults:
             raise next(iter(lines.faults.values()))
         if not evolutions:
-            raise InputError("the search has not finished an evolution yet", where=path, hint="let it run on")
+            raise InputError("the search has not finished an evolution yet", where=path, hint="let it continue")
         return validated(cls, {"start": start, "evolutions": evolutions}, "the journal of a search", where=path)
 
     @property

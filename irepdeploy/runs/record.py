@@ -152,7 +152,7 @@ def record_of(value: object, where: str) -> Record:
     schema = value["schema"]
     if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
         raise InputError(
-            f"schema version {schema!r}, this irepdeploy reads 1 to {SCHEMA_VERSION}",
+            f"schema version {schema!r}, but this irepdeploy reads versions 1 to {SCHEMA_VERSION}",
             where=where,
             hint="read it with the irepdeploy that wrote it, or measure again",
         )

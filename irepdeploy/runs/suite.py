@@ -26,7 +26,7 @@ SCALES = ("smoke", "small", "paper")
 
 _MOST_THREADS = 1024
 # Names of the fields on the command line.
-_TYPED = {"models": "models of yours", "runners": "--runner", "seconds": "--seconds", "only": "--only"}
+_TYPED = {"models": "your own models", "runners": "--runner", "seconds": "--seconds", "only": "--only"}
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class SuiteRequest:
             raise InputError(f"no device {self.device!r}", where="--device", hint="cpu or cuda")
         # torch crashes if the system cannot create that many threads.
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
-            raise InputError(f"{self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
+            raise InputError(f"cannot use {self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")
         if self.seconds is not None and not 0 <= self.seconds < float("inf"):
-            raise InputError(f"{self.seconds} s of measuring", where="--seconds", hint="0 or more")
+            raise InputError(f"cannot measure for {self.seconds} s", where="--seconds", hint="0 or more")
 
     @contextmanager
     def own_folder(self) -> Iterator[None]:
@@ -118,7 +118,7 @@ class SuiteRequest:
         """
         for name in names:
             if getattr(self, name):
-                raise InputError(f"it takes no {_TYPED[name]}", where=f"--suite {suite}", hint="omit it")
+                raise InputError(f"it does not support {_TYPED[name]}", where=f"--suite {suite}", hint="omit it")
 
 
 @dataclass(frozen=True)

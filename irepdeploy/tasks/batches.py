@@ -35,7 +35,7 @@ def read_batch(batch: Any) -> tuple[Any, Any]:
     size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
     raise InputError(
         f"expected batches of (inputs, targets), got {type(batch).__name__}{size}",
-        hint="a Task of your own reads any batch: override read(batch)",
+        hint="for other batches, override read(batch) in your own Task",
     )
 
 
@@ -55,7 +55,7 @@ def main_output(raw: Any) -> Any:
     if not isinstance(raw, Tensor):
         raise InputError(
             f"expected one output of the network, got {type(raw).__name__}",
-            hint="a Task of your own chooses: override outputs(raw)",
+            hint="to select one, override outputs(raw) in your own Task",
         )
     return raw
 
@@ -71,6 +71,6 @@ def _entry(batch: Mapping[Any, Any], keys: tuple[str, ...], what: str) -> Any:
         named = ", ".join(map(str, batch))
         raise InputError(
             f"expected one of {', '.join(keys)} as the {what} of a batch, got {named or 'nothing'}",
-            hint="a Task of your own reads any batch: override read(batch)",
+            hint="for other batches, override read(batch) in your own Task",
         )
     return batch[found[0]]

@@ -79,7 +79,7 @@ class Classification(Task):
             raise InputError(
                 f"classification needs outputs of (N, classes), got {tuple(outputs.shape)}",
                 where=where,
-                hint='task="segmentation" takes a map of classes, task="regression" takes numbers',
+                hint='use task="segmentation" for maps of classes, or task="regression" for numbers',
             )
         if targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == outputs.shape[1]:
             return

@@ -85,7 +85,7 @@ class Detection(Task):
 
     def score(self, totals: Vector, count: int) -> float:
         """Raise InputError, because average precision is not a function of sums; see `score_rows`."""
-        raise InputError("average precision is no sum over images", where="task detection")
+        raise InputError("average precision is not a sum over images", where="task detection")
 
     def score_rows(self, statistics: Rows) -> float:
         """Return the average precision; NaN if no image has objects."""
@@ -143,7 +143,7 @@ class Detection(Task):
     @property
     def _detector(self) -> Detector:
         if self.detector is None:
-            raise InputError("which network's outputs these are is not known", where="task detection")
+            raise InputError("the task is not bound to a detector: call bound(net) first", where="task detection")
         return self.detector
 
     def _row(self, target: Target, like: Tensor) -> Tensor:

@@ -30,14 +30,14 @@ def task_of(task: str | Task, **settings: Any) -> Task:
     """
     if isinstance(task, Task):
         if settings:
-            raise InputError(f"{', '.join(settings)}: already set by the task that is given", where="task")
+            raise InputError(f"{', '.join(settings)}: already set by the given task", where="task")
         if not isinstance(getattr(task, "name", None), str) or not isinstance(getattr(task, "metric", None), Metric):
             raise InputError(
                 f"{type(task).__name__} needs a name and a metric", where="task", hint='metric = Metric("IoU", "%")'
             )
         return task
     if not isinstance(task, str) or task not in TASKS:
-        raise InputError(f"no task {task!r}", where="task", hint=f"one of {', '.join(TASKS)}, or a Task of your own")
+        raise InputError(f"unknown task {task!r}", where="task", hint=f"one of {', '.join(TASKS)}, or your own Task")
     kind = TASKS[task]
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all of TASKS are dataclasses
     unknown = sorted(set(settings) - known)

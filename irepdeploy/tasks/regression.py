@@ -35,7 +35,7 @@ class Regression(Task):
 
     def __post_init__(self) -> None:
         if self.kind not in _LOSSES:
-            raise InputError(f"no loss {self.kind!r} of a regression", hint=f"one of {', '.join(_LOSSES)}")
+            raise InputError(f"unknown loss {self.kind!r} for a regression", hint=f"one of {', '.join(_LOSSES)}")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss over all numbers."""

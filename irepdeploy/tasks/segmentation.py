@@ -80,9 +80,9 @@ class Segmentation(Task):
         if _labels(targets).shape[1:] != outputs.shape[2:]:
             sizes = ("x".join(map(str, size)) for size in (outputs.shape[2:], _labels(targets).shape[1:]))
             raise InputError(
-                "outputs of {} for targets of {}".format(*sizes),
+                "expected outputs and targets of the same size, got {} and {}".format(*sizes),
                 where=where,
-                hint="enlarge the outputs in the network, or in a Task of your own: override outputs(raw)",
+                hint="upsample the outputs in the network, or override outputs(raw) in your own Task",
             )
 
     def _shares(self, totals: Vector) -> dict[int, float]:

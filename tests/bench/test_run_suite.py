@@ -67,7 +67,7 @@ def test_the_figures_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_suites_of_the_search_take_no_networks(suite: str, given: dict[str, Any]) -> None:
     module = import_module(f"irepdeploy.search.suites.{suite}")
-    with progress(silent=True) as display, pytest.raises(InputError, match="it takes no"):
+    with progress(silent=True) as display, pytest.raises(InputError, match="it does not support"):
         getattr(module, suite)(SuiteRequest("smoke", **given), display)
 
 

@@ -417,7 +417,7 @@ def test_a_binding_that_cannot_load_the_driver_gives_way(libraries: list[Any], m
     monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", module)
-    with pytest.raises(MissingError, match="no usable GPU: cuda-python cannot work here: Failed to dlopen"):
+    with pytest.raises(MissingError, match="no usable GPU: cuda-python does not work here: Failed to dlopen"):
         open_cuda()
     libraries.append(FakeCudart())
     assert open_cuda().name == "ctypes"
@@ -457,9 +457,9 @@ def test_the_libraries_of_pip_and_of_unpacked_toolkits_are_found(
 
 def test_no_libcudart(libraries: list[Any]) -> None:
     for backend in (None, "ctypes"):
-        with pytest.raises(MissingError, match="no libcudart here"):
+        with pytest.raises(MissingError, match="libcudart was not found"):
             open_cuda(backend=backend)
-    assert device_facts()["gpu"] == "none: no libcudart here"
+    assert device_facts()["gpu"] == "none: libcudart was not found"
 
 
 def test_device_facts(libraries: list[Any]) -> None:

@@ -139,7 +139,7 @@ def test_profiles(version: str) -> None:
     [
         ("n", {}, "a dynamic dimension needs a profile.*--dynamic-batch"),
         (1, {"input": [[1, 3, 8, 8]] * 3}, "its shape is fixed"),
-        ("n", {"input": [[1, 3, 8, 8]] * 3, "image": [[1, 3, 8, 8]] * 3}, "there is no such input"),
+        ("n", {"input": [[1, 3, 8, 8]] * 3, "image": [[1, 3, 8, 8]] * 3}, "the network has no such input"),
         ("n", {"input": [[4, 3, 8, 8], [1, 3, 8, 8], [8, 3, 8, 8]]}, r"4x3x8x8 : .* does not fit \?x3x8x8"),
         ("n", {"input": [[1, 3, 9, 8]] * 3}, "does not fit"),
         ("n", {"input": [[1, 3, 8]] * 3}, "does not fit"),
@@ -175,7 +175,7 @@ def test_a_builder_that_takes_no_timing_cache_builds_without(monkeypatch: pytest
 
 def test_no_timing_cache_for_what_does_not_time() -> None:
     library = TensorrtLibrary(FakeTensorrt("11.1.0.106"), "tensorrt_rtx", "1.7.1.116", False)
-    with pytest.raises(InputError, match="times nothing"):
+    with pytest.raises(InputError, match="does not use a timing cache"):
         build_plan(library, model("Relu"), EngineOptions(), timing_cache=b"", messages=[])
 
 

@@ -112,7 +112,7 @@ def test_cuda_that_does_not_do_what_it_should(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = open_cuda(library=FakeCudart()).facts()
-    monkeypatch.setattr(cuda_check, "device_facts", lambda: {"driver": "1", "gpu": "none: no libcudart here"})
+    monkeypatch.setattr(cuda_check, "device_facts", lambda: {"driver": "1", "gpu": "none: libcudart was not found"})
     for check in (check_bindings, check_graphs):
         with pytest.raises(MissingError):
             check()
@@ -129,7 +129,7 @@ def test_the_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     said, figures = check_bindings()
     assert said == "Fake GPU, compute capability 8.0, by ctypes; cuda-python: no usable GPU: error 35"
     assert figures["bindings"]["pycuda"] == "pycuda is not installed"
-    assert check_graphs()[0] == "copies, events and graphs are right, by ctypes"
+    assert check_graphs()[0] == "copies, events and graphs work with ctypes"
     monkeypatch.setattr(
         cuda_check,
         "open_cuda",

@@ -92,4 +92,4 @@ def test_it_installs_itself(
 def test_another_shell_is_wrong_input(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.setattr("shellingham.detect_shell", lambda: ("tcsh", "/bin/tcsh"))
     assert main(["--install-completion"]) == 2
-    assert "expected bash, zsh or fish around this command, got tcsh" in capsys.readouterr().err
+    assert "expected bash, zsh or fish as the current shell, got tcsh" in capsys.readouterr().err

@@ -404,12 +404,12 @@ def test_settings_that_are_none(options: dict[str, Any]) -> None:
 def test_images_that_do_not_fit() -> None:
     numbers = Split(torch.randn(20, 3, 8, 8), torch.arange(20))
     for name in ("randaugment", "brightness", "hue"):
-        with pytest.raises(InputError, match="need images of bytes, got normalised numbers"):
+        with pytest.raises(InputError, match="need uint8 images, got normalised floats"):
             epoch(numbers, 10, 0, **EACH[name])
     with pytest.raises(InputError, match="1 or 3 channels, got 2"):
         epoch(split(channels=2), 10, 0, contrast=0.1)
     with pytest.raises(InputError, match="1 channel has no saturation and no hue"):
         epoch(split(channels=1), 10, 0, hue=0.1)
     for data, classes in ((numbers, None), (Split(numbers.images, torch.rand(20)), 5)):
-        with pytest.raises(InputError, match="mixup and cutmix need labels of classes"):
+        with pytest.raises(InputError, match="mixup and cutmix need class labels"):
             epoch(data, 10, 0, classes, mixup=0.2)

@@ -182,8 +182,14 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(categories=[], annotations=[]), "no category"),
         (changed(images=content()["images"] * 2), "an id of an image occurs twice"),
         (changed(categories=CATEGORIES * 2), "a category id occurs twice"),
-        (changed(annotations=[annotation(1, 42, 91, [1, 1, 1, 1])]), "annotation 0 is of category 91, which the file"),
-        (changed(annotations=[annotation(1, 43, 90, [1, 1, 1, 1])]), "annotation 0 is of image 43, which the file"),
+        (
+            changed(annotations=[annotation(1, 42, 91, [1, 1, 1, 1])]),
+            "annotation 0 refers to category 91, which is not in the file",
+        ),
+        (
+            changed(annotations=[annotation(1, 43, 90, [1, 1, 1, 1])]),
+            "annotation 0 refers to image 43, which is not in the file",
+        ),
         (
             changed(annotations=[annotation(1, 42, 90, [1, 1, 1, 1], bbox=[1, 2, 3])]),
             r"annotations.0.bbox.3 is m",

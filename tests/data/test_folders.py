@@ -368,14 +368,14 @@ def test_images_of_several_sizes_need_one_to_be_given(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ["a", "b"])
     odd = tmp_path / "val" / "b" / "b_1.JPEG"
     Image.new("RGB", (64, 30)).save(odd)
-    with pytest.raises(InputError, match=r"images of 2 sizes: 48x40, 64x30.*data\.options\.size=30"):
+    with pytest.raises(InputError, match=r"got 2 sizes: 48x40, 64x30.*data\.options\.size=30"):
         load(tmp_path, size=None)
     assert load(tmp_path, size=30).input_shape == (3, 30, 30)
     Image.new("RGB", (48, 40)).save(odd)
     data = load(tmp_path, size=None)
     # Later than the look at the headers, or beyond the images that it takes.
     Image.new("RGB", (64, 30)).save(odd)
-    with pytest.raises(InputError, match=r"b_1.JPEG: an image of 64x30 among images of 48x40.*data\.options\.size=30"):
+    with pytest.raises(InputError, match=r"b_1.JPEG: expected an image of 48x40 .*got 64x30.*data\.options\.size=30"):
         list(in_order(data.load_test(), 5))
 
 

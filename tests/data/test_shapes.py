@@ -83,7 +83,7 @@ def test_real_inputs_of_a_detector_are_canvases() -> None:
         ({"background": "sky"}, "data option background: expected noise or photographs, got 'sky'"),
         ({"size": 16}, "data option size: expected an integer from 32 to 1024, got 16"),
         ({"train": 1}, "data option train: expected an integer at least 2, got 1"),
-        ({"root": "/x"}, r"data.root: the digits need no files \(data.options.source=fashion reads some\)"),
+        ({"root": "/x"}, r"data.root: the digits need no files \(omit it, or data.options.source=fashion\)"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], line: str) -> None:

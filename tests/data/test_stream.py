@@ -208,7 +208,7 @@ def test_samples_of_both_sets_are_found() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ((each for each in [DATA]), "a generator gives its batches only once"),
+        ((each for each in [DATA]), "a generator can be iterated only once"),
         (3, "expected data, got int"),
         (None, "expected data, got NoneType"),
         ((DATA[0], DATA[1][:3]), "10 inputs for 3 targets"),
@@ -229,7 +229,7 @@ class Failing(Samples):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (DataLoader(Samples((DATA[0][:0], DATA[1][:0])), 4), "no batch to train on: the data ended at once"),
+        (DataLoader(Samples((DATA[0][:0], DATA[1][:0])), 4), "no batch to train on: the data are empty"),
         (DataLoader(Samples(DATA), 1), "no batch has two samples"),
         (Failing(DATA), "reading a batch raised KeyError: 'no such file"),
         (Samples((DATA[0], ["a"] * 10)), ""),  # type: ignore[arg-type]

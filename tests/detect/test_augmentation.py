@@ -59,7 +59,7 @@ def test_images_of_several_sizes_are_padded_on_the_right_and_below() -> None:
     assert images[0, :, :30, :50].min() == 1 and images[0].sum() == 3 * 30 * 50
     same, _ = collate(samples[:1])
     assert same.shape == (1, 3, 30, 50)
-    with pytest.raises(InputError, match="one number of channels"):
+    with pytest.raises(InputError, match="the same number of channels"):
         collate([samples[0], (torch.ones(1, 30, 50), target([], []))])
 
 

@@ -53,7 +53,7 @@ def test_boxes_are_drawn_on_an_enlarged_copy(image: np.ndarray) -> None:  # type
 
 
 def test_detections_without_an_image_or_of_other_shapes_are_refused() -> None:
-    with pytest.raises(InputError, match=r"these detections hold no image \(give it: \.draw\(image\)\)"):
+    with pytest.raises(InputError, match=r"these detections contain no image \(pass it: \.draw\(image\)\)"):
         found().draw()
     with pytest.raises(InputError, match=r"expected boxes \(n, 4\), scores \(n,\) and labels \(n,\), got"):
         Detections(torch.zeros(2, 4), torch.zeros(1), torch.zeros(2).long())

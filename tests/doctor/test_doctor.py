@@ -29,7 +29,7 @@ CPU_TORCH = {"cuda": None, "gpus": 0, "capability": None, "threads": 2, "tf32_co
 GPU_TORCH = {**CPU_TORCH, "cuda": "12.6", "gpus": 1, "capability": [8, 0]}
 TENSORRT = {"title": "TensorRT 10.3.0.26", "version": "10.3.0.26", "assembled": False, "why": ""}
 REINSTALL = "pip install --force-reinstall onnxruntime-gpu"
-NO_GPU = {"driver": None, "gpu": "none: no libcudart here"}
+NO_GPU = {"driver": None, "gpu": "none: libcudart was not found"}
 RELEASE = "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\n"
 
 
@@ -112,7 +112,7 @@ def test_a_plain_machine(answers: Answers) -> None:
         row = found[package]
         assert (row.found, row.status, row.required) == ("-", "missing", False)
         assert row.fix == f"pip install 'irepdeploy[{extra}]'" and f"extra {extra}" in row.note
-    assert "ctypes on libcudart takes its place" in found["cuda-python"].note
+    assert "ctypes on libcudart is used instead" in found["cuda-python"].note
 
 
 def test_a_required_package_that_is_not_there(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:

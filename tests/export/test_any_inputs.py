@@ -143,7 +143,7 @@ def test_random_whole_numbers_are_like_the_given_ones(tmp_path: Path) -> None:
     inputs, kinds = {"x": ("n", 6), "width": (1,)}, {"width": TensorProto.INT64}
     constants = {"w": weight(18, 4), "one": np.array([1])}
     onnx.save(onnx_model(nodes, inputs, {"y": (None, 4)}, constants, kinds=kinds), tmp_path / "m.onnx")
-    with pytest.raises(InputError, match=r"give real ones with --inputs"):
+    with pytest.raises(InputError, match=r"pass real ones with --inputs"):
         irepdeploy.export_model(tmp_path / "m.onnx", tmp_path / "out")
     given = {"x": weight(2, 6), "width": np.array([3])}
     certificate = irepdeploy.export_model(tmp_path / "m.onnx", tmp_path / "out", inputs=given)

@@ -199,10 +199,10 @@ def test_joined_models_keep_their_names_apart() -> None:
     ("settings", "line"),
     [
         ({"detections": "best"}, "detections: expected 'raw', 'topk', 'nms' or 'plugin', got 'best'"),
-        ({"detections": "topk", "iou": 0.5}, "iou: topk suppresses nothing"),
-        ({"score": 0.5}, "detections: score, iou and max_detections say nothing about raw heads"),
+        ({"detections": "topk", "iou": 0.5}, "iou: iou has no effect with topk"),
+        ({"score": 0.5}, "detections: score, iou and max_detections have no effect on raw heads"),
         ({"detections": "nms", "score": 2.0}, "score: expected a number from 0 to 1, got 2.0"),
-        ({"detections": "nms", "max_detections": 0}, "max_detections: expected a whole number from 1 to 3839, got 0"),
+        ({"detections": "nms", "max_detections": 0}, "max_detections: expected an integer from 1 to 3839, got 0"),
         ({"detections": "nms", "output_names": ("a", "b", "c")}, "--output-names with --detections nms"),
         (
             {"detections": "plugin", "bake_preprocess": "nhwc,rgb", "mean": (0.5,), "std": (0.2,)},

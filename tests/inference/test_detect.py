@@ -168,7 +168,10 @@ def test_the_command_prints_precision_times_and_what_was_skipped(
             {"images": [{"id": 1, "file_name": "none.png", "width": 64, "height": 64}], "annotations": [OBJECT]},
             "no such image",
         ),
-        ({"annotations": [{"image_id": 1, "category_id": 99, "bbox": [1, 1, 2, 2]}]}, "category 99, which the file"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 99, "bbox": [1, 1, 2, 2]}]},
+            "category 99, which is not in the file",
+        ),
         ({"annotations": []}, "no annotated object: average precision is undefined"),
     ],
 )
@@ -187,7 +190,7 @@ def test_wrong_annotations_end_in_one_line(
 def test_what_is_no_detector_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="expected a detector, got a VGG"):
         open_detector(randomize_statistics(build_plain("vgg6")).eval())
-    with pytest.raises(InputError, match=r"no model\.detections\.json beside it"):
+    with pytest.raises(InputError, match=r"no model\.detections\.json next to it"):
         open_detector(tmp_path / "model.engine")
     empty = tmp_path / "empty"
     empty.mkdir()

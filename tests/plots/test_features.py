@@ -94,7 +94,7 @@ def test_which_layers_are_shown() -> None:
     assert chosen_layers(names, None, 4) == ("layer.0", "layer.5", "layer.10", "layer.15")
     assert chosen_layers(names, "*.1?", 4) == ("layer.10", "layer.12", "layer.13", "layer.15")
     assert chosen_layers(names[:1], None, 4) == ("layer.0",)
-    with pytest.raises(InputError, match="named like 'head'"):
+    with pytest.raises(InputError, match="no layer matches 'head'"):
         chosen_layers(names, "head", 4)
     with pytest.raises(InputError, match="at least 2"):
         chosen_layers(names, None, 1)

@@ -154,7 +154,7 @@ def test_few_and_many_layers(layers: int, tmp_path: Path) -> None:
     save_figure(draw_kernels(NetworkKernels("many", kernels)), tmp_path / "a.png")
     weights = tuple({"conv1x3": 0.25, "dil1x2": 0.25} for _ in range(layers))
     figure = draw_arch_weights([ArchWeights("many", tuple(kernels), weights)])
-    assert figure.get_supxlabel().endswith("all are equal: alpha has not moved\n\N{EN DASH}: one of them is missing")
+    assert figure.get_supxlabel().endswith("all are equal: alpha has not changed\n\N{EN DASH}: one of them is missing")
     figure.draw_without_rendering()
 
 
@@ -168,7 +168,7 @@ def test_the_difference_of_weights_by_hand() -> None:
     assert found.note == ""
     assert search_weights(run([0.5] * 5, [0.5] * 2, evolutions=9), "run").note == "not finished: evolution 2"
     old = SearchRun(start=run([], []).start, evolutions=[{"index": 0, "best": 0.5, "mean": 0.5, "accuracy": [0.5]}])
-    with pytest.raises(InputError, match="old: the journal does not hold alpha and beta"):
+    with pytest.raises(InputError, match="old: the journal does not contain alpha and beta"):
         search_weights(old, "old")
 
 
@@ -242,5 +242,5 @@ def test_inspect_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert sum(found["kernels"][LAYER]["shares"].values()) == pytest.approx(1)
     assert np.sum(found["kernels"][LAYER]["taps"]) == pytest.approx(1)
     assert found["arch_weights"][LAYER]["differences"] == {"conv1x3 - dil1x2": 0, "conv3x1 - dil2x1": 0}
-    with pytest.raises(InputError, match=r"a\.onnx: an ONNX model does not tell"):
+    with pytest.raises(InputError, match=r"a\.onnx: an ONNX model does not record"):
         network_tables(tmp_path / "a.onnx")

@@ -163,7 +163,7 @@ def test_the_picture(tmp_path: Path) -> None:
     assert first.get_xlabel() == "latency, median (ms)\nno accuracy known: silent (1 ms)"
     assert "not drawn" in figure.get_supxlabel() and "without (1 ms)" in figure.get_supxlabel()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["network", "no other is quicker and more accurate", "hollow: accuracy not measured here"]
+    assert legend == ["network", "Pareto front", "hollow: accuracy not measured here"]
     save_figure(figure, tmp_path / "a.svg")
 
 

@@ -86,7 +86,7 @@ def test_numbers_of_a_search(run: SearchRun) -> None:
 def test_the_best_candidate_of_the_last_evolution(run: SearchRun) -> None:
     expected = Architecture(("stages.0", "stages.1", "head"), ("conv1x3", "identity"), ((1, 0), (1, 0), (1, 0)))
     assert run.best_candidate() == expected
-    with pytest.raises(InputError, match="does not hold the population"):
+    with pytest.raises(InputError, match="does not contain the population"):
         SearchRun(start=START, evolutions=[evolution(0, [0.5])]).best_candidate()
 
 
@@ -163,8 +163,8 @@ def test_the_whole_of_a_search(run: SearchRun, tmp_path: Path) -> None:
     figure = draw_search({"$des$": run})
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
     assert titles == [
-        "fitness: best 100.00%, evolution 2; a dot is a candidate",
-        "diversity: mean Hamming distance of two candidates",
+        "fitness: best 100.00%, evolution 2; one dot per candidate",
+        "diversity: mean Hamming distance between two candidates",
         "importance of a block",
         "importance of a branch, mean over layers",
         "kept by the last population",
@@ -190,7 +190,7 @@ def test_an_unfinished_search_and_an_old_one(run: SearchRun) -> None:
     figure = draw_search({"a": unfinished, "b": old})
     assert figure.subfigs[1].get_suptitle().endswith("not finished: evolution 1")
     said = [text.get_text() for axes in figure.axes for text in axes.texts if " " in text.get_text()]
-    assert said == [f"this journal does not hold {what}" for what in ("beta", "alpha", "the population")]
+    assert said == [f"this journal does not contain {what}" for what in ("beta", "alpha", "the population")]
     assert "the population" in draw_search({"b": old}).axes[1].texts[0].get_text()
     with pytest.raises(InputError, match="no search"):
         draw_search({})

@@ -286,7 +286,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "network of two inputs": ({"net": Two()}, "use insert_branches in your own training loop"),
     "empty loader": ({"train": DataLoader(Samples(tuple(t[:0] for t in maps(1))), 4)}, "train: no batch"),  # type: ignore[arg-type]
     "empty list": ({"val": []}, "val: no batch"),
-    "generator": ({"train": (each for each in [maps(8)])}, "train: a generator gives its batches only once"),
+    "generator": ({"train": (each for each in [maps(8)])}, "train: a generator can be iterated only once"),
     "labels outside": ({"train": (maps(16)[0], maps(16)[1] + 1)}, "train: labels outside the classes"),
     "labels of val outside": ({"val": (maps(9, 1)[0], maps(9, 1)[1] + 7)}, "val: labels outside the classes"),
     "labels of a stream": ({"train": Samples((maps(16)[0], maps(16)[1] - 1))}, "train: labels outside the classes"),
@@ -302,7 +302,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "val: the metric R2 of these inputs is nan (some of them are NaN or infinite)",
     ),
     "shared images": ({"val": tuple(each[3:9] for each in maps(16))}, "val: 6 of 6 images are also in train"),
-    "unknown task": ({"task": "detect"}, "task: no task 'detect'"),
+    "unknown task": ({"task": "detect"}, "task: unknown task 'detect'"),
     "unknown key": ({"populaton": 3}, "populaton: unknown key (did you mean population?)"),
     "key of a section in it": ({"lr": 0.1}, "lr: unknown key (did you mean weights.lr or arch.lr?)"),
     "wrong value": ({"evolutions": 0}, "ird.search: evolutions: expected"),
@@ -333,7 +333,7 @@ def test_shared_images_can_be_meant(tmp_path: Path) -> None:
         ({"scheduler": lambda optimizer: 3}, "expected a learning-rate scheduler from the factory, got int"),
         ({"lr": 0.1}, "lr: unknown key (did you mean weights.lr?)"),
         ({"epoch": 3}, "epoch: unknown key (did you mean epochs?)"),
-        ({"task": Segmentation(), "label_smoothing": 0.1}, "label_smoothing: already set by the task"),
+        ({"task": Segmentation(), "label_smoothing": 0.1}, "label_smoothing: already set by the given task"),
         ({"test": (maps(3)[0], maps(3)[1][:1])}, "test: 3 inputs for 1 targets"),
     ],
 )

@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_masks_and_validation_is_read_once() -> Non
     [
         ({"budget": "1/99"}, "keeps none"),
         ({"population": 1}, "population: expected"),
-        ({"task": "x"}, "no task"),
+        ({"task": "x"}, "unknown task"),
         ({"branches": "none"}, "no branch to search"),
     ],
 )

@@ -249,7 +249,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "one set": ({"data": {"factory": f"{HERE}:one_set"}}, "got keys train"),
     "options": ({"data": {"factory": "support.foreign:labelled", "options": {"many": 3}}}, "'many'"),
     "no task": ({"task": "support.foreign:TinyNet"}, "expected an irepdeploy.tasks.Task, got TinyNet"),
-    "unknown task": ({"task": "segmentaton"}, "no task 'segmentaton'"),
+    "unknown task": ({"task": "segmentaton"}, "unknown task 'segmentaton'"),
     "another task": ({"task": "segmentation"}, "segmentation needs outputs of (N, classes, H, W)"),
 }
 

@@ -138,7 +138,7 @@ def test_intervals_at_the_edge() -> None:
         (Classification(), (2, 3), torch.zeros(2, 1).long(), r"got int64 \(2, 1\)"),
         (Classification(), (2, 3, 4, 4), torch.zeros(2).long(), "outputs of .N, classes.*segmentation"),
         (Segmentation(), (2, 3, 4, 4), torch.full((2, 4, 4), 7), r"0 to 2 or 255 \(ignored\), got 7"),
-        (Segmentation(), (2, 3, 4, 4), torch.zeros(2, 8, 8).long(), "outputs of 4x4 for targets of 8x8"),
+        (Segmentation(), (2, 3, 4, 4), torch.zeros(2, 8, 8).long(), "the same size, got 4x4 and 8x8"),
         (Segmentation(), (2, 3), torch.zeros(2, 8, 8).long(), r"outputs of \(N, classes, H, W\)"),
         (Segmentation(), (2, 3, 4, 4), torch.zeros(2).long(), r"expected integer labels \(N, H, W\)"),
         (Regression(), (2, 3), torch.rand(2), "like the outputs"),
@@ -156,10 +156,10 @@ def test_tasks_by_name() -> None:
     assert task_of(Classification()) == Classification()
     assert task_of("regression").settings() == {"name": "regression", "kind": "mse"}
     for task, settings, words in (
-        ("detect", {}, "no task 'detect'.*classification"),
+        ("detect", {}, "unknown task 'detect'.*classification"),
         ("classification", {"smoothing": 1}, "has no smoothing .it has label_smoothing"),
-        (Classification(), {"label_smoothing": 0.1}, "already set by the task that is given"),
-        ("regression", {"kind": "l3"}, "no loss 'l3'"),
+        (Classification(), {"label_smoothing": 0.1}, "already set by the given task"),
+        ("regression", {"kind": "l3"}, "unknown loss 'l3'"),
     ):
         with pytest.raises(InputError, match=words):
             task_of(task, **settings)  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def _show(result: FolderDetections, source: str, score: float, out: Path) -> Non
             for label, value in zip(best.labels.tolist()[:4], best.scores.tolist()[:4], strict=True)
         )
         rows.append([path.name, len(best), names + (", ..." if len(best) > 4 else "")])
-    table(f"{source}: detections of at least {score:g}", ["image", "found", "the best"], rows)
+    table(f"{source}: detections of at least {score:g}", ["image", "found", "best"], rows)
     if len(result.found) > _MOST_ROWS:
         say(f"and {counted(len(result.found) - _MOST_ROWS, 'more image')}")
     if result.precision is not None:

@@ -49,7 +49,9 @@ def plot_arch(
     from irepdeploy.plots.architecture_source import read_architecture
 
     if diff and len(sources) != 2:
-        raise InputError(f"--diff of {len(sources)} Architecture{'s' * (len(sources) != 1)}", hint="name two")
+        raise InputError(
+            f"--diff compares two Architectures, got {len(sources)} source{'s' * (len(sources) != 1)}", hint="name two"
+        )
     views = [read_architecture(path, label, model_factory=_factory(model)) for label, path in _labelled(sources)]
     _write(draw_difference(*views) if diff else draw_architectures(views), out, dark=dark)
 
@@ -204,7 +206,7 @@ def _labelled(sources: Sequence[str]) -> list[tuple[str, str]]:
     labels = [label for label, _ in found]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
-        raise InputError("given twice", where=twice, hint="label them: a=SOURCE b=SOURCE")
+        raise InputError("this label is used twice", where=twice, hint="label the sources: a=SOURCE b=SOURCE")
     return found
 
 

@@ -47,7 +47,7 @@ def test_the_scale_of_the_paper_says_what_is_missing() -> None:
     ):
         table4(SuiteRequest(scale="paper"), display)
     assert raised.value.exit_code == 3
-    with pytest.raises(InputError, match="it takes no --only"), progress(silent=True) as display:
+    with pytest.raises(InputError, match="it does not support --only"), progress(silent=True) as display:
         table4(SuiteRequest(only=("x",)), display)
     with pytest.raises(InputError, match=r"x\.onnx: no such"), progress(silent=True) as display:
         table4(SuiteRequest(models=("x.onnx",)), display)

@@ -155,7 +155,7 @@ def test_two_builds_are_the_same(content: bytes, tmp_path: Path) -> None:
     [
         ({"precision": "fp16"}, InputError, "expected an fp16 model .*, got fp32: TensorRT-RTX .* from the model"),
         ({"dla_core": 0}, MissingError, "no DLA core 0"),
-        ({"timing_cache": "cache"}, InputError, "times nothing"),
+        ({"timing_cache": "cache"}, InputError, "does not use a timing cache"),
         ({"profiles": {"input": [[1, 1, 16, 16]] * 3}}, InputError, "its shape is fixed"),
     ],
 )
