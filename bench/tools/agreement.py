@@ -1,6 +1,6 @@
-"""Measure whether the evaluation modes rank candidates alike, and what racing saves, on trained digits supernets.
+"""Measure whether the evaluation modes rank candidates alike, and how much racing saves, on trained digits supernets.
 
-Run ``python -m irepdeploy.bench.tools.agreement [FILE.jsonl]``: a minute on one thread.
+Run ``python -m irepdeploy.bench.tools.agreement [FILE.jsonl]``. It takes a minute on one thread.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Agreement:
     """Agreement of fused evaluation with multi-branch evaluation.
 
     Args:
-        distinct: Accuracies among the candidates.
-        error: Largest relative error of a candidate's logits, fused in float32.
-        same_ranking: Whether the order in float32 is the same, equal accuracies ranked by loss.
-        kendall_bf16: Kendall's tau of the order in bfloat16.
+        distinct: Number of distinct accuracies among the candidates.
+        error: Largest relative error of the logits of a candidate fused in float32.
+        same_ranking: Whether the ranking in float32 is the same, with equal accuracies ranked by loss.
+        kendall_bf16: Kendall's tau of the ranking in bfloat16.
     """
 
     distinct: int
@@ -60,8 +60,8 @@ class RacingFigures:
     """Results of racing in simulated selections, each with a different order of the images.
 
     Args:
-        same: Share of the selections with the parents of an evaluation in full.
-        speed: Images scored without racing, over those scored with it.
+        same: Share of selections with the same parents as without racing.
+        speed: Ratio of images scored without racing to images scored with it.
     """
 
     same: float
@@ -110,7 +110,7 @@ def agreement(supernet: Supernet, data: Split, candidates: Sequence[Bits]) -> Ag
     reference = found["multi-branch"]
     return Agreement(
         distinct=len({fitness.value for fitness in reference}),
-        # Not Python's maximum, which passes over NaN.
+        # Python's max would ignore NaN.
         error=float(np.max(errors)),
         same_ranking=_order(reference) == _order(found["fused"]),
         kendall_bf16=float(np.nan_to_num(kendalltau(levels(reference), levels(found["fused-bf16"])).statistic)),
@@ -120,7 +120,7 @@ def agreement(supernet: Supernet, data: Split, candidates: Sequence[Bits]) -> Ag
 def simulated_races(
     outcomes: Sequence[Outcome], selections: int, *, share: float = _SHARE, error: float = _ERROR, seed: int = 0
 ) -> RacingFigures:
-    """Race candidates with known outcomes again and again; a quarter of them become parents."""
+    """Race candidates with known outcomes repeatedly; a quarter of them become parents."""
     random = np.random.default_rng(seed)
     images, parents = len(outcomes[0]), round(len(outcomes) * _PARENTS)
     edges = [0, *cuts_of(images, share), images]
@@ -141,8 +141,8 @@ def simulated_races(
 def beta_outcomes(candidates: int, images: int, *, spread: float = 0.25, seed: int = 0) -> list[Outcome]:
     """Return synthetic outcomes; candidates share each image's probability of being right, from a beta distribution.
 
-    Most images are nearly always right or wrong, as Beta(1.35, 0.15) has it: 90 % on average. A candidate shifts the
-    log-odds of all images by its own N(0, spread).
+    Under Beta(1.35, 0.15), most images are nearly always right or wrong, with 90 % right on average. Each candidate
+    shifts the log-odds of all images by a draw from N(0, spread).
     """
     random = np.random.default_rng(seed)
     odds = np.clip(random.beta(1.35, 0.15, images), 1e-6, 1 - 1e-6)
@@ -152,7 +152,7 @@ def beta_outcomes(candidates: int, images: int, *, spread: float = 0.25, seed: i
 
 
 def measured_race(supernet: Supernet, data: Split, candidates: Sequence[Bits], rounds: int) -> dict[str, list[int]]:
-    """Return the nanoseconds of scoring all candidates in full and by racing, fuse included, measured in turn."""
+    """Return the nanoseconds of scoring all candidates in full and by racing, including the fuse, interleaved."""
     evaluator = PopulationEvaluator(supernet, data, batch_size=100, cuts=cuts_of(len(data), _SHARE))
     parents = round(len(candidates) * _PARENTS)
 
@@ -218,7 +218,7 @@ def main(record: str | None = None) -> None:
 
 
 def levels(fitness: Sequence[Fitness]) -> list[float]:
-    """Return a number for each that ranks like its fitness."""
+    """Return numbers that rank like the fitness values."""
     found = {value: float(level) for level, value in enumerate(sorted(set(fitness)))}
     return [found[value] for value in fitness]
 

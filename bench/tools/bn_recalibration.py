@@ -1,9 +1,9 @@
 """Measure whether candidates should be scored with recalibrated batch-normalisation statistics.
 
-A supernet's statistics are shared: each is an average over the subnets that a branch took part in. Recalibrating them
-for every candidate, by one pass over the training images, costs a forward pass of all branches for each of them. This
-measures what that buys: how well the ranking by shared and by recalibrated statistics agrees with the ranking after
-retraining, and how well two retrainings with different seeds agree, which is the upper limit.
+The statistics of a supernet are shared: each is an average over the subnets that a branch took part in. Recalibrating
+them for every candidate takes an extra pass over the training images per candidate. This tool measures the benefit: how
+well rankings by shared and by recalibrated statistics agree with the ranking after retraining, and how well two
+retrainings with different seeds agree, which is the upper limit.
 
 Run ``python -m irepdeploy.bench.tools.bn_recalibration [FILE.jsonl [CANDIDATES [SEEDS [KEY=VALUE...]]]]``.
 """
@@ -45,7 +45,7 @@ _BATCH = 50
 
 
 def measure_recalibration(recipe: Recipe, candidates: int, seeds: int, folder: Path) -> dict[str, Any]:
-    """Search, draw candidates under the budget, and score each in three ways."""
+    """Run a search, draw candidates within the budget, and score each in three ways."""
     search = Search(recipe, folder / "search", resume=True)
     search.run()
     budget = search.space.budget(recipe.search.budget)
@@ -97,7 +97,7 @@ def _batches(data: Dataset) -> Iterator[Tensor]:
 def _agreement(
     shared: Sequence[Fitness], own: Sequence[Fitness], retrained: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
-    """Kendall's tau-b between all rankings, accuracy ties told apart by the loss where there is one."""
+    """Return Kendall's tau-b between all rankings, with accuracy ties broken by the loss where known."""
     by_shared, by_own = _ranks(shared), _ranks(own)
     mean = [statistics.fmean(values) for values in zip(*retrained, strict=True)]
     pairs = [_tau(one, other) for one, other in itertools.combinations(retrained, 2)]
@@ -112,7 +112,7 @@ def _agreement(
 
 
 def _tau(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return Kendall's tau-b, or None where one of the rankings is a single tie."""
+    """Return Kendall's tau-b, or None if one of the rankings is constant."""
     tau = float(kendalltau(one, other).statistic)
     return None if math.isnan(tau) else tau
 

@@ -1,8 +1,8 @@
-"""Keep the counts of the last nightly run's campaigns, and generate the table of docs/robustness.md from them.
+"""Store the counts of the last nightly run's campaigns, and generate the table of docs/robustness.md from them.
 
 ``python -m irepdeploy.bench.tools.campaigns`` merges the counts in build/campaigns into docs/robustness.json,
-replacing the earlier counts of each campaign, and generates the table again; `make nightly` ends with it.
-`irepdeploy.bench.tools.readme_tables` generates and checks the table alone.
+replacing the earlier counts of each campaign, and regenerates the table; `make nightly` ends with it.
+`irepdeploy.bench.tools.readme_tables` only generates and checks the table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COUNTS, _RECORD, _PAGE = Path("build/campaigns"), Path("docs/robustness.json"),
 
 
 def read_campaigns(path: Path) -> list[dict[str, Any]]:
-    """Read the kept counts: name, date and counts by kind of each campaign."""
+    """Read the stored counts: name, date and counts by kind of each campaign."""
     try:
         found = json.loads(read_bytes(path, "record of campaigns"))
         for campaign in found:
@@ -39,7 +39,7 @@ def read_campaigns(path: Path) -> list[dict[str, Any]]:
 
 
 def campaign_table(campaigns: Sequence[Mapping[str, Any]]) -> str:
-    """Return the cases tried and held in Markdown: one line per campaign, and the kinds of each folded away below."""
+    """Return a Markdown table of the cases tried and passed, one line per campaign, with its kinds folded below."""
     totals = [_sum(campaign["kinds"].values()) for campaign in campaigns]
     rows = [
         [campaign["campaign"], campaign["date"], f"{len(campaign['kinds'])}", *_cells(total)]
@@ -56,7 +56,7 @@ def campaign_table(campaigns: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Merge the new counts into the record, generate the table again, and return the exit code."""
+    """Merge the new counts into the record, regenerate the table, and return the exit code."""
     argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.campaigns", description=__doc__).parse_args(
         arguments
     )

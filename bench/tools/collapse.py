@@ -1,9 +1,9 @@
 """Count the convolutions that each tool leaves of published multi-branch networks, and time them in ONNX Runtime.
 
 Run ``python -m irepdeploy.bench.tools.collapse [FILE.jsonl] [--large] [--only NAME,...]``. The networks are those of
-`support.published_networks`, with random weights and statistics, as torch's older exporter writes them:
-batch normalization behind a convolution is already folded. Nothing here knows how a block fuses. onnxslim and
-onnxoptimizer take part if they are installed.
+`support.published_networks`, with random weights and statistics, as written by torch's older exporter, which already
+folds batch normalization after a convolution. Nothing here knows how a block fuses. onnxslim and onnxoptimizer are
+included if they are installed.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Subject:
     """One exported network and its measurements.
 
     Attributes:
-        input_shape: With the batch.
-        deploy_convs: Convolutions of the form that its authors deploy; None if that form is not exact.
-        build: Builds the torch network, for tools that read one.
-        convs: Convolutions left, by tool; text if the tool is missing or fails.
+        input_shape: Shape of the input, including the batch.
+        deploy_convs: Number of convolutions of the form deployed by its authors; None if that form is not exact.
+        build: Function that builds the torch network, for tools that read one.
+        convs: Number of remaining convolutions by tool, or text if the tool is missing or fails.
         error: Relative error of our result in ONNX Runtime, on a seeded random input.
         seconds: Time of our collapse.
     """
@@ -67,7 +67,7 @@ class Subject:
 
 
 def published_subjects(only: Sequence[str] = (), size: tuple[int, int, int] = _SIZE) -> list[Subject]:
-    """Return the small network of every peer."""
+    """Return a small network for every peer."""
     from support.published_networks import PUBLISHED, exported, published_network
 
     found = []
@@ -90,7 +90,7 @@ def large_subjects() -> list[Subject]:
 
 
 def measure_subject(subject: Subject, *, seconds: float = 2.0, seed: int = 0) -> None:
-    """Count the convolutions that each tool leaves, and time our result interleaved with the network as given."""
+    """Count the convolutions that each tool leaves, and time our result interleaved with the original network."""
     subject.convs["as exported"] = _convolutions(onnx.load_model_from_string(subject.content))
     for name, tool in TOOLS.items():
         subject.convs[name] = _counted(tool, subject)
@@ -140,7 +140,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _convolutions(model: onnx.ModelProto) -> int:
-    """Count convolutions by any name: ONNX Runtime renames those that it fuses with an activation."""
+    """Count convolutions under all their names: ONNX Runtime renames those that it fuses with an activation."""
     counts = Counter(node.op_type for node in model.graph.node)
     return sum(count for kind, count in counts.items() if kind.endswith("Conv"))
 
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("record", nargs="?", type=Path, metavar="FILE.jsonl")
     parser.add_argument("--large", action="store_true", help="also measure whole networks (minutes)")
     parser.add_argument("--only", default="", metavar="NAME,...", help="names of networks to measure")
-    parser.add_argument("--seconds", type=float, default=2.0, help="least measuring time of each network")
+    parser.add_argument("--seconds", type=float, default=2.0, help="minimum measuring time of each network")
     asked = parser.parse_args(arguments)
     only = [name for name in asked.only.split(",") if name]
     subjects = published_subjects(only)
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def convolution_table(networks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return heads and rows of the table, from the ``networks`` of a record."""
+    """Return headings and rows of the table, from the ``networks`` of a record."""
     heads = ["network", "as exported", *TOOLS, _OURS, "deploy form", "error", "seconds", "ms", "ms after", "after"]
     rows = []
     for name, found in networks.items():

@@ -1,9 +1,9 @@
-"""Time training steps of Faster R-CNN R50-FPN: what branches add, with frozen statistics and with live ones.
+"""Time training steps of Faster R-CNN R50-FPN: the cost of branches, with frozen and with live statistics.
 
     python -m irepdeploy.bench.tools.detector_step bench/records/detector-step-2core-cpu.jsonl
 
-The steps of a round follow each other, so that a change of the machine meets all of them. Times are processor times of
-one thread, which other programs disturb less than the clock.
+Steps are interleaved in rounds, so that changes of the machine affect all of them. Times are CPU times of one thread,
+which other programs disturb less than elapsed time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .harness import interval_text, keep_line
 __all__ = ["main", "measured", "step_of"]
 
 _ROUNDS, _BATCH, _SIDE = 6, 2, 256
-# Name, branches of the backbone, whether its statistics are frozen: those that the paper publishes, and all that its
-# search chooses from.
+# Name, branches of the backbone, and whether its statistics are frozen. The branches are those published by the paper,
+# and all candidates of its search.
 _NET = "faster_rcnn_resnet50_fpn"
 _ROWS = (
     ("plain", None, True),
@@ -61,7 +61,7 @@ def step_of(net: Detector, frozen: bool, side: int = _SIDE) -> Callable[[], None
 
 
 def measured(rounds: int = _ROUNDS, side: int = _SIDE) -> dict[str, list[int]]:
-    """Return the processor times in ns of each row's steps, from interleaved rounds after one that is not counted."""
+    """Return the CPU times in ns of each row's steps, from interleaved rounds after a warm-up round."""
     calls = {}
     for name, branches, frozen in _ROWS:
         torch.manual_seed(0)

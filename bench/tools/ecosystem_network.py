@@ -1,6 +1,7 @@
-"""One network of timm or torchvision on its way through the toolchain, as users of these libraries would send it.
+"""Run one network of timm or torchvision through the toolchain, as users of these libraries would do.
 
-Three ways: branches inserted, one training step, fused; exported; and written by torch's own exporter, then collapsed.
+There are three paths: insert branches, train for one step and fuse; export; and collapse the file that torch's own
+exporter wrote.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from irepdeploy.verify.runners import onnx_runner
 
 __all__ = ["walk"]
 
-# Sizes of images, small first: many networks take any, and some only their own.
+# Image sizes, smallest first: many networks take any size, and some only their own.
 _SIZES = (64, 96, 128, 224, 256, 299)
 _BATCH = 2
-# Inputs of ONNX files by name that decide which sizes of the others fit: the sample rate of 512 numbers of sound.
+# Values of named inputs of ONNX files that determine the sizes of others: the sample rate for 512 audio samples.
 _NUMBERS = {"sr": 16000}
 
 
 class Heads(nn.Module):
-    """The dense part of a detector of torchvision: what it computes before boxes are selected."""
+    """The dense part of a torchvision detector, before boxes are selected."""
 
     def __init__(self, detector: Any) -> None:
         super().__init__()
@@ -49,13 +50,13 @@ class Heads(nn.Module):
         self.head = detector.rpn.head if hasattr(detector, "rpn") else detector.head
 
     def forward(self, image: Tensor) -> Any:
-        """Return what the head computes of an image."""
+        """Return the outputs of the head for an image."""
         maps = self.backbone(image)
         return self.head(list(maps.values()) if isinstance(maps, dict) else [maps])
 
 
 def built(name: str) -> tuple[nn.Module, int]:
-    """Return a network by ``library/name`` with settled random weights, in eval mode, and the size of its images."""
+    """Return a network by ``library/name`` in eval mode, with settled random weights, and the size of its images."""
     torch.manual_seed(0)
     library, _, name = name.partition("/")
     if library == "timm":
@@ -82,7 +83,7 @@ def built(name: str) -> tuple[nn.Module, int]:
         try:
             settle_statistics(model, (3, size, size))
             return model.eval(), size
-        except Exception as error:  # images that are too small for a network raise anything
+        except Exception as error:  # images that are too small for a network may raise anything
             reason = error
     assert reason is not None
     raise reason
@@ -90,7 +91,7 @@ def built(name: str) -> tuple[nn.Module, int]:
 
 @torch.no_grad()
 def _fill_zeros(model: nn.Module) -> None:
-    """Give random values to weights that start at zero: a head of zeros returns the same whatever stands before it."""
+    """Set weights that start at zero to random values, since a head of zeros would hide all errors before it."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() > 1 and not parameter.any():
@@ -98,7 +99,7 @@ def _fill_zeros(model: nn.Module) -> None:
 
 
 def walk(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each way with what came of it."""
+    """Yield each path with its result."""
     if name.startswith("onnx/"):
         path = Path("build/ecosystem", name)
         found = _outcome(_file, path)
@@ -115,7 +116,7 @@ def walk(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "network", {"parameters": sum(parameter.numel() for parameter in model.parameters()), "size": size}
     for way, go in _WAYS.items():
         yield way, _outcome(go, model, size)
-        # A trained network is part of cycles, and the largest ones leave no memory for the next way.
+        # A trained network is part of reference cycles, and the largest ones leave no memory for the next path.
         gc.collect()
 
 
@@ -140,8 +141,9 @@ def _outcome(go: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
 def _branches(model: nn.Module, size: int) -> dict[str, Any]:
     """Insert every branch, train for one step and fuse.
 
-    One step moves the statistics of the branches to nowhere near those of their inputs, and a deep network then grows
-    rounding errors by a factor of up to 10^6: a wrong fuse would be noise. They are settled, as by a whole training.
+    After a single step, the statistics of the branches are far from those of their inputs, and a deep network amplifies
+    rounding errors by a factor of up to 10^6, which would hide a wrong fuse. The statistics are therefore settled, as
+    after a whole training.
     """
     fitting = sum(reason is None for reason in expandable(model).values())
     if not fitting:
@@ -192,7 +194,7 @@ def _export(model: nn.Module, size: int) -> dict[str, Any]:
 
 
 def _collapse(model: nn.Module, size: int) -> dict[str, Any]:
-    """Write the network with torch's exporters, its batch normalisation left, and collapse that file."""
+    """Write the network with torch's exporters, keeping its batch normalisation, and collapse that file."""
     with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
         file = Path(folder, "torch.onnx")
         reason = _written(model, size, file)
@@ -206,9 +208,9 @@ def _collapse(model: nn.Module, size: int) -> dict[str, Any]:
 
 
 def _written(model: nn.Module, size: int, file: Path) -> str | None:
-    """Write the network with the older exporter, or what that one cannot with the newer; return why neither can.
+    """Write the network with the older exporter or, if that fails, with the newer one; return why neither can.
 
-    A file in which a node reads what no other computes counts as not written.
+    A file in which a node reads a tensor that does not exist counts as not written.
     """
     reasons = []
     older = {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 17}
@@ -218,13 +220,13 @@ def _written(model: nn.Module, size: int, file: Path) -> str | None:
             torch.onnx.export(model, (image,), str(file), dynamo=dynamo, input_names=["input"], **options)
             onnx.checker.check_model(str(file))
             return None
-        except Exception as error:  # whatever an exporter raises
+        except Exception as error:  # an exporter may raise anything
             reasons.append(f"{type(error).__name__}: {one_line(error)}")
     return f"torch's exporters: {'; '.join(reasons)}"
 
 
 def _file(file: Path) -> dict[str, Any]:
-    """Collapse an ONNX file, its free sizes set to small ones, or left free where inputs of its own are given."""
+    """Collapse an ONNX file with its dynamic sizes set to small ones, or left dynamic if its own inputs are given."""
     with onnx_runner(file) as runner:
         free = any(None in spec.shape[1:] for spec in runner.inputs)
         small = [spec._replace(shape=_small(spec.shape)) for spec in runner.inputs]
@@ -239,9 +241,9 @@ def _file(file: Path) -> dict[str, Any]:
 
 
 def _small(shape: Sequence[int | None]) -> tuple[int, ...]:
-    """Return a batch of 1 of images of 64x64, or of sequences of 512 numbers or 16 vectors, where sizes are free."""
+    """Return small values for dynamic sizes: batch 1, images of 64x64, sequences of 512 numbers or 16 vectors."""
     free = [axis for axis, size in enumerate(shape) if size is None]
-    # State of recurrent networks has its batch in the second place.
+    # The state of recurrent networks has its batch in the second dimension.
     batch = free[0] if free and free[0] < 2 else None
     side = {2: 512, 4: _SIZES[0]}.get(len(shape), 16)
     return tuple(size or (1 if axis == batch else side) for axis, size in enumerate(shape))

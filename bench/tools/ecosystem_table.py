@@ -1,4 +1,4 @@
-"""The tables of docs/ecosystem.md, from the lines of a walk over other people's networks."""
+"""Tables of docs/ecosystem.md, from the lines of a walk over third-party networks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["WAYS", "ecosystem_table", "verdict_of"]
 
 WAYS = ("opened", "branches", "export", "collapse")
 _WORKS, _RIGHT, _FAILS = "works", "refused for a right reason", "fails"
-# Refusals that are right, by a part of their reason. Anything else that does not work is a failure.
+# Parts of the reasons of justified refusals. Anything else that does not work is a failure.
 _RIGHT_REASONS: tuple[str, ...] = ()
-# Errors above this are within 4 times the network's own noise, which is then shown.
+# Larger errors are within 4 times the network's own noise, which is then shown.
 _STATED = TOLERANCES["float32"].max_rel_error
-# What stands for "there was nothing to do": no convolution that branches fit, or a file that torch does not write.
+# Results that mean "nothing to do": no convolution that branches fit, or a file that torch does not write.
 _IDLE = {"works", "nothing to do", "not written"}
 _Line = Mapping[str, Any]
 
 
 def verdict_of(line: _Line) -> str:
-    """Return what came of a network: works, refused for a right reason, or fails."""
+    """Return the result of a network: works, refused for a right reason, or fails."""
     bad = [line[way] for way in WAYS if way in line and line[way]["verdict"] not in _IDLE]
     if not bad:
         return _WORKS
@@ -35,7 +35,7 @@ def verdict_of(line: _Line) -> str:
 
 
 def ecosystem_table(lines: Sequence[_Line]) -> str:
-    """Return a summary, what does not work with its reason, and every network folded away, in Markdown."""
+    """Return a summary, the failures with their reasons, and a folded table of all networks, in Markdown."""
     groups: dict[str, list[_Line]] = {}
     for line in lines:
         groups.setdefault(line["network"].partition("/")[0], []).append(line)

@@ -1,7 +1,8 @@
 """Benchmark time and memory of a verified export against scripts of torch's two exporters with onnx-simplifier.
 
-Run ``python -m irepdeploy.bench.tools.export_time [FILE.jsonl] [--pythonpath FOLDER]``: each sample is a whole process,
-interleaved with the others. FOLDER is put on the path of the newer exporter's script, for an onnxscript elsewhere.
+Run ``python -m irepdeploy.bench.tools.export_time [FILE.jsonl] [--pythonpath FOLDER]``. Each sample is a whole process,
+interleaved with the others. FOLDER is added to the path of the newer exporter's script, if onnxscript is installed
+there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .harness import interval_text, keep_line
 
 __all__ = ["Subject", "measure_exports", "prepare", "subjects_of"]
 
-# The fewest that give an interval.
+# Smallest number of rounds that gives an interval.
 _ROUNDS = 6
 _SAMPLE_S = 0.01
 _TORCH = "python, import torch"
@@ -36,7 +37,7 @@ SMALL, BRANCHES = "irepdeploy export, small network", "irepdeploy export, train 
 # Limits: seconds, ratios, and bytes per byte of the weights above a process that only imports torch.
 _MOST_S, _OVER_DYNAMO, _OVER_TORCHSCRIPT, _OVER_WEIGHTS, _FIXED_BYTES = 4.0, 0.5, 1.0, 6, 100_000_000
 
-# As a user would write it: no proof, no audit, and a pickled network, which loads faster than a checkpoint.
+# A script as users write it: without proof or audit, and with a pickled network, which loads faster than a checkpoint.
 _SCRIPT = """
 import sys
 import onnx, onnxsim, torch
@@ -54,12 +55,12 @@ class Subject:
     """A command with its measurements.
 
     Attributes:
-        written: Path of the ONNX file that it writes, if any.
-        weights: Size of the checkpoint that it reads, in bytes.
+        written: Path of the ONNX file that the command writes, if any.
+        weights: Size of the checkpoint that the command reads, in bytes.
         path: First entry of its ``PYTHONPATH``.
-        peaks: Peak resident memory of its largest process by sample, in bytes.
+        peaks: Peak resident memory of its largest process in each sample, in bytes.
         together: Peak resident memory of all its processes together in one run, in bytes.
-        missing: Reason why it was not measured.
+        missing: Reason why the command was not measured.
     """
 
     command: list[str]
@@ -240,7 +241,7 @@ def _run(name: str, subject: Subject) -> tuple[int, int]:
 
 
 def _resident_together(subject: Subject) -> int | None:
-    """Return the peak memory of a process and its children, or None if the system does not tell."""
+    """Return the peak memory of a process and its children, or None if the system does not report it."""
     most = 0
     with _start(subject, subprocess.DEVNULL) as process:
         while process.poll() is None:

@@ -44,9 +44,9 @@ def measure_fuse(checkpoint: Path, rounds: int = _ROUNDS) -> dict[str, list[int]
 def peak_of_fuse(net: nn.Module) -> float | None:
     """Return the increase of resident memory at the peak of a proved fuse, relative to the size of the weights."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
-    # Loads what torch needs for any fuse.
+    # Load everything that torch needs for any fuse.
     fuse(build("vgg6", branches="ireps").eval())
-    # Returns freed memory to the system: else a fuse could use it and seem to need nothing.
+    # Return freed memory to the system, or a fuse could reuse it and appear to need none.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     before = reset_peak()
@@ -61,7 +61,7 @@ def main(record: str | None = None) -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save(randomize_statistics(build("resnet50", branches="ireps").eval()), Path(folder, "net.pt"))
-        # First, while the process is still small.
+        # Measure this first, while the process is still small.
         peak = peak_of_fuse(load(checkpoint))
         samples = measure_fuse(checkpoint)
     rows = []

@@ -1,7 +1,8 @@
-"""Benchmark a search of a caller's network, and one in a loop of one's own, against the same search by a recipe.
+"""Benchmark `ird.search` with a user's network, and a custom search loop, against the same search by a recipe.
 
-Run ``python -m irepdeploy.bench.tools.given_network [FILE.jsonl]``: two minutes on one thread. The network (vgg6), the
-data (digits in memory) and the settings are the same; all of it is timed, from the network to the last population.
+Run ``python -m irepdeploy.bench.tools.given_network [FILE.jsonl]``, which takes two minutes on one thread. The network
+(vgg6), the data (digits in memory) and the settings are the same. The times cover everything from building the network
+to the last population.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _OVERRIDES = ("scale=smoke", "search.epochs_per_evolution=3", "data.options.trai
 
 
 def measure_paths(recipe: Recipe, rounds: int = _ROUNDS) -> dict[str, list[int]]:
-    """Return the times in ns of the three ways to run the search of a recipe, interleaved."""
+    """Return the times in ns of the three ways to run the search of a recipe, from interleaved rounds."""
     data = load_data(recipe)
     train, val = ((part.images[:], part.labels) for part in (data.train, data.val))
     settings = recipe.search.model_dump()

@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks in this folder: calls measured in turn, and one line of a record per run."""
+"""Shared parts of the benchmarks in this folder: interleaved measurement of calls, and one record line per run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def samples_of(calls: Mapping[str, Callable[[], object]], rounds: int, warmup_ru
 
 
 def keep_line(record: str | os.PathLike[str] | None, benchmark: str, **figures: Any) -> None:
-    """Append one line with the figures, the time and the system to `record`, if there is one."""
+    """Append one line with the figures, the time and the system to `record`, if given."""
     if record is not None:
         created = datetime.now(UTC).isoformat()
         append_line(record, {"benchmark": benchmark, "created": created, "system": system_block(), **figures})
 
 
 def kept_lines(record: str | os.PathLike[str], benchmark: str, **facts: Any) -> list[dict[str, Any]]:
-    """Return the lines of a benchmark in `record` that have these facts; none if there is no such file yet."""
+    """Return the lines of a benchmark in `record` with these facts; none if the file does not exist yet."""
     if not Path(record).exists():
         return []
     lines = read_lines(Path(record), lambda value, where: value, "file of records", of="record").values.values()

@@ -1,8 +1,8 @@
 """Benchmark the input pipeline on Fashion-MNIST against training of a compact network.
 
-Run ``python -m irepdeploy.bench.tools.input_pipeline [FILE.jsonl]``: a minute on one thread. Needs the Debian package
-dataset-fashion-mnist. Training is an epoch of the plain network compact6 as the recipe fashion_mnist has it; the others
-take batches of the same size from the loader and do nothing with them. All are interleaved.
+Run ``python -m irepdeploy.bench.tools.input_pipeline [FILE.jsonl]``. It takes a minute on one thread and needs the
+Debian package dataset-fashion-mnist. Training is an epoch of the plain network compact6 with the settings of the recipe
+fashion_mnist; the other rows only load batches of the same size. All are interleaved.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main(record: str | None = None) -> None:
     images = {name: _TRAINED if name == _TRAINING else _LOADED for name in samples}
     rows = []
     for name, times in samples.items():
-        # Times of as many images.
+        # Scale to the same number of images.
         found = ratio([time * images[name] for time in samples[_TRAINING]], [time * _TRAINED for time in times], seed=0)
         rate = images[name] / summary(times).median_ms * 1000
         rows.append([name, f"{rate:,.0f}", f"{found.value:.1f}", interval_text(found)])

@@ -1,11 +1,11 @@
-"""Measure how far the gradient of a merged step lies from that of the exact one, by the number of sampled positions.
+"""Measure how much the gradient of a merged step differs from the exact one, by the number of sampled positions.
 
 ``python -m irepdeploy.bench.tools.merged_noise RECORD FOLDER [RECIPE [KEY=VALUE ...]]`` trains the network of a recipe
-(default: ``fashion_mnist``) by merged steps, then takes the gradients of a few batches by both steps. It appends a line
-to RECORD for each rule of `RULES` and prints a table.
+(default: ``fashion_mnist``) with merged steps, then computes the gradients of a few batches with both steps. It appends
+a line to RECORD for each rule of `RULES` and prints a table.
 
-What matters is the error beside what every training bears anyway: how much the exact gradient of one batch differs
-from that of another.
+The error is compared with the noise that every training has anyway: the difference between the exact gradients of two
+batches.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["BENCHMARK", "COLUMNS", "RULES", "errors_of", "main", "rows_of"]
 
 BENCHMARK = "merged step, noise"
 COLUMNS = ("positions of a block", "error of logits, %", "error of the gradient, %", "x noise of a batch")
-# A batch, and what its labels are.
+# Images of a batch and their labels.
 Batch = tuple[Tensor, Tensor]
 _BATCHES, _DRAWS = 4, 2
 
@@ -43,7 +43,7 @@ def _by_channels(numerator: int, least: int, most: int = 2048) -> Callable[[int,
     return lambda channels, positions: min(max(least, min(numerator // channels, most)), positions)
 
 
-# From output channels and positions to the size of the sample; None is the default.
+# Functions from output channels and positions to the sample size; None is the default rule.
 RULES: dict[str, Callable[[int, int], int] | None] = {
     "65,536 / channels, 256 to 2,048 (default)": None,
     "an eighth, 256 to 2,048": lambda _, positions: min(max(256, min(positions // 8, 2048)), positions),
@@ -54,7 +54,7 @@ RULES: dict[str, Callable[[int, int], int] | None] = {
 
 
 def main(record: str, folder: str, recipe: str = "fashion_mnist", *overrides: str) -> None:
-    """Train, measure, and append to the record."""
+    """Train, measure, and append the results to the record."""
     facts = {"recipe": recipe, "overrides": list(overrides)}
     plan = load_recipe(recipe_path(recipe), ["train.step=merged", *overrides])
     run = Training(plan, Path(folder), None, overwrite=True)
@@ -117,7 +117,7 @@ def errors_of(net: nn.Module, batches: Sequence[Batch]) -> dict[str, dict[str, f
 
 
 def rows_of(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a row of `COLUMNS` for each rule of a record; of the same rule the last."""
+    """Return a row of `COLUMNS` for each rule of a record, from its last line."""
     last = {line["rule"]: line for line in lines}
     return [
         [rule, f"{100 * line['logits']:.1f}", f"{100 * line['gradient']:.0f}", f"{line['of_noise']:.2f}"]

@@ -1,11 +1,11 @@
-"""Measure whether a supernet trained by merged steps ranks candidates as one trained by exact steps does.
+"""Measure whether a supernet trained with merged steps ranks candidates like one trained with exact steps.
 
 ``python -m irepdeploy.bench.tools.merged_ranking RECORD FOLDER [SEEDS [RECIPE [KEY=VALUE ...]]]`` trains the supernet
 of a recipe (default: ``fashion_mnist``) by random search, with both steps and every seed below SEEDS (default: 3), and
-lets each score the same 64 candidates. It appends a line to RECORD for each supernet and goes on where it was stopped,
-in the middle of a training too. Then it prints Kendall's tau between the rankings.
+scores the same 64 candidates with each. It appends a line to RECORD for each supernet, and continues where it was
+stopped, even in the middle of a training. Finally it prints Kendall's tau between the rankings.
 
-What exact supernets of different seeds agree on among themselves is what a merged one can be expected to reach.
+The agreement among exact supernets of different seeds is the most that can be expected of a merged one.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = ["BENCHMARK", "COLUMNS", "candidates", "main", "rows_of", "taus"]
 BENCHMARK = "merged step, ranking"
 COLUMNS = ("supernets", "pairs", "Kendall's tau", "range")
 _CANDIDATES = 64
-# Of the candidates, the same for all supernets.
+# Seed of the candidates, which are the same for all supernets.
 _SEED = 64
 
-# A seed and a step, and what a supernet of them scored.
+# Scores of a supernet, by seed and step.
 Scores = Mapping[tuple[Step, int], Sequence[Fitness]]
 
 
 def main(record: str, folder: str, seeds: str = "3", recipe: str = "fashion_mnist", *overrides: str) -> None:
-    """Train what is missing in the record, and print what is there."""
+    """Train the supernets that are missing in the record, and print the results."""
     facts = {"recipe": recipe, "overrides": list(overrides)}
     for seed, step in product(range(int(seeds)), STEPS):
         done = kept_lines(record, BENCHMARK, **facts)
@@ -66,7 +66,7 @@ def candidates(search: Search) -> list[Bits]:
 
 
 def taus(scores: Scores) -> dict[str, list[float]]:
-    """Return Kendall's tau of each pair of supernets, by what is compared; a constant ranking agrees with none: 0."""
+    """Return Kendall's tau of each pair of supernets, by kind of comparison; it is 0 for a constant ranking."""
     pairs: dict[str, list[tuple[Sequence[Fitness], Sequence[Fitness]]]] = {
         "exact, exact of another seed": [],
         "merged, exact of the same seed": [],
@@ -99,7 +99,7 @@ def _scored(step: Step, seed: int, out: Path, recipe: str, overrides: Sequence[s
     return {
         "accuracy": [fitness.value for fitness in found],
         "loss": [-fitness.negative_loss for fitness in found],
-        # Of the process, because the machine may be shared; of the epochs since the last start.
+        # CPU time, because the machine may be shared, of the epochs since the last start.
         "cpu_seconds_per_epoch": seconds,
     }
 

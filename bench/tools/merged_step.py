@@ -1,12 +1,12 @@
-"""Decide about the merged step: test accuracy and time of trainings with it and without, paired by seed.
+"""Compare merged and exact steps by test accuracy and training time, paired by seed.
 
 ``python -m irepdeploy.bench.tools.merged_step RECORD FOLDER [SEEDS [RECIPE [KEY=VALUE ...]]]`` trains the network of a
-recipe (default: ``fashion_mnist``) under every estimator of `ESTIMATORS` and every seed below SEEDS (default: 5), and
-appends a line to RECORD for each. It goes on where it was stopped, in the middle of a training too. Then it prints the
-means over seeds, and the differences from the exact step.
+recipe (default: ``fashion_mnist``) with every estimator of `ESTIMATORS` and every seed below SEEDS (default: 5), and
+appends a line to RECORD for each. It continues where it was stopped, even in the middle of a training. Finally it
+prints the means over seeds, and the differences from the exact step.
 
-The rule: an estimator is kept if its mean test accuracy lies within 0.1 points of the exact step's, at no more than 0.6
-of its time.
+Decision rule: an estimator is kept if its mean test accuracy is within 0.1 points of the exact step's, in at most 0.6
+times its time.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _RECALIBRATION_BATCHES = 20
 
 @dataclass(frozen=True)
 class Estimator:
-    """How batch statistics are estimated.
+    """An estimator of batch statistics.
 
     Attributes:
-        step: Step of the epochs.
-        sample: Positions of each block; None: the default.
-        exact_ends: The first and the last epoch take exact steps.
-        recalibrate: Set the running statistics by exact passes over some batches after each epoch.
-        branches: Preset, or None for the recipe's.
+        step: Kind of step.
+        sample: Sampled positions of each block. None: the default.
+        exact_ends: Whether the first and the last epoch take exact steps.
+        recalibrate: Whether to set the running statistics by exact passes over some batches after each epoch.
+        branches: Preset. None: the recipe's.
     """
 
     step: Step = "merged"
@@ -89,7 +89,7 @@ class _Run(Training):
         set_step(self.net.train(), "exact")
         for norm in norms:
             norm.reset_running_stats()
-            # The plain mean over all batches.
+            # Use the plain mean over all batches.
             norm.momentum = None
         for (images, _), _ in zip(self.loader, range(_RECALIBRATION_BATCHES), strict=False):
             self.net(images)
@@ -99,7 +99,7 @@ class _Run(Training):
 
 
 def main(record: str, folder: str, seeds: str = "5", recipe: str = "fashion_mnist", *overrides: str) -> None:
-    """Train what is missing in the record, and print what is there."""
+    """Run the trainings that are missing in the record, and print the results."""
     facts = {"recipe": recipe, "overrides": list(overrides)}
     for seed in range(int(seeds)):
         for name, estimator in ESTIMATORS.items():
@@ -124,7 +124,7 @@ def _trained(
     return {
         "test": result.test_accuracy,
         "val": result.val_accuracy,
-        # Of the process, because the machine may be shared; of the epochs since the last start.
+        # CPU time, because the machine may be shared, of the epochs since the last start.
         "cpu_seconds_per_epoch": (time.process_time() - begin) / done if done else None,
     }
 

@@ -1,7 +1,7 @@
 """Compare the torch.fx writer with torch's two ONNX exporters: coverage, time, memory, determinism, operators.
 
-Run ``python -m irepdeploy.bench.tools.onnx_writer FILE.jsonl`` with ``tests`` on the path (for ``support``). Every
-exporter is followed by the same clean-up (`tidy`) and collapse; every file runs beside the network in ONNX Runtime.
+Run ``python -m irepdeploy.bench.tools.onnx_writer FILE.jsonl`` with ``tests`` on the path (for ``support``). The output
+of every exporter gets the same clean-up (`tidy`) and collapse, and is compared with the network in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ["EXPORTERS", "exported", "measure_case", "small_networks"]
 
 OPSETS = (13, 20)
 NETWORKS = ("vgg16", "resnet18", "resnet50", "darts_cifar")
-# Of the small networks, in the first pass.
+# The first pass only runs every n-th small network.
 _EVERY = 4
 BRANCHED = ("vgg16",)
 _BOARD = target_of("xavier-jp5")
@@ -63,7 +63,7 @@ def _by_writer(model: nn.Module, specs: Sequence[TensorSpec], opset: int) -> onn
     try:
         return onnx_from_torch(model, specs, opset=opset)
     except NeedsOpset as later:
-        # As an export does: samples at computed positions exist from opset 16 on.
+        # As in an export: GridSample exists from opset 16 on.
         return onnx_from_torch(model, specs, opset=later.opset)
 
 
@@ -75,7 +75,7 @@ def _by_torch(export: Callable[..., onnx.ModelProto], lowest: int = 0) -> Export
         free = [spec.name for spec in specs if None in spec.shape]
         axes = {name: {0: "N"} for name in (*free, *names)} if free else {}
         with quiet_exporter():
-            # The newer exporter writes opset 18 or later, and rarely converts down by itself.
+            # The newer exporter writes opset 18 or later, and rarely converts to an earlier one itself.
             proto = export(model, examples, specs, names, axes, max(opset, lowest))
         if opset < lowest:
             proto = _converted(proto, opset)
@@ -89,7 +89,7 @@ def _by_torch(export: Callable[..., onnx.ModelProto], lowest: int = 0) -> Export
 
 
 def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """By onnx's converter, or as it stands with another number, where that is a valid model."""
+    """Convert with onnx's converter, or just change the opset number if that gives a valid model."""
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
         onnx.checker.check_model(converted, full_check=True)
@@ -109,7 +109,7 @@ EXPORTERS: dict[str, Exporter] = {
 
 @torch.no_grad()
 def exported(exporter: str, model: nn.Module, shape: Sequence[int], opset: int) -> tuple[onnx.ModelProto, float]:
-    """Return the model with a dynamic batch and the CPU seconds that it took, the serialization included."""
+    """Return the model with a dynamic batch, and the CPU seconds taken, including serialization."""
     start = time.process_time()
     proto = EXPORTERS[exporter](model, [TensorSpec("input", (None, *shape))], opset)
     serialized(proto)
@@ -117,7 +117,7 @@ def exported(exporter: str, model: nn.Module, shape: Sequence[int], opset: int) 
 
 
 def measure_case(exporter: str, model: nn.Module, shape: Sequence[int], opset: int) -> dict[str, Any]:
-    """Export once and check: the outputs at three batch sizes, and what the parser of TensorRT 8.5 accepts."""
+    """Export once, and check the outputs at three batch sizes and the limits of TensorRT 8.5's parser."""
     before, peak = reset_peak(), None
     try:
         try:
@@ -125,7 +125,7 @@ def measure_case(exporter: str, model: nn.Module, shape: Sequence[int], opset: i
         finally:
             peak = None if before is None else peak_bytes() - before
         wrong = _wrong_batch(proto, model, shape)
-    except Exception as error:  # any exporter, any reason
+    except Exception as error:  # an exporter may raise anything
         message = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
         return {"failed": message, "peak_bytes": peak}
     content, opset = serialized(proto), opset_of(proto)
@@ -164,13 +164,13 @@ def _board_fault(content: bytes, proto: onnx.ModelProto, shape: Sequence[int], o
             asked = Asked(dynamic_batch=True, opset=opset, given=True)
             audit(file.name, _BOARD, [TensorSpec("input", (None, *shape))], names, asked)
         except CheckFailed as error:
-            # Sizes are checked last, and `onnx_by_torch` fills in those that an exporter leaves unset.
+            # Sizes are checked last, since `onnx_by_torch` fills in those that an exporter leaves unset.
             return None if "beyond its batch" in error.what else error.what[:160]
     return None
 
 
 def small_networks() -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Every operator that the writer's tests export, and foreign classes with published blocks, as they are trained."""
+    """Yield all operators that the writer's tests export, and foreign classes with published blocks in train state."""
     from support.operator_networks import FUNCTIONS, INPUT_SHAPE, MODULES, operator_network
     from support.published_networks import PUBLISHED, published_network
 
@@ -201,7 +201,7 @@ def _child_large(name: str, exporter: str, opsets: Sequence[int]) -> None:
         else randomize_statistics(build(name).eval())
     )
     shape = origin_of(net).input_shape or NETS[name].input_shape
-    # Imports, and what an exporter loads for its first network.
+    # Warm up: imports, and everything that an exporter loads for its first network.
     measure_case(exporter, nn.Sequential(nn.Conv2d(shape[0], 4, 3)).eval(), shape, 13)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
     for opset in opsets:

@@ -1,8 +1,8 @@
-"""Keep the records of ``irepdeploy reproduce``, and make the tables of docs/does-it-pay.md of them.
+"""Collect the records of ``irepdeploy reproduce``, and generate the tables of docs/does-it-pay.md from them.
 
-``python -m irepdeploy.bench.tools.pays runs/pays`` appends what is new in the job folders of ``--out runs/pays`` to
-bench/records/pays-DATA-NETWORK.jsonl, one file for each protocol and network, and generates the page again. Records on
-noise (``--smoke``) are left out. `irepdeploy.bench.tools.readme_tables` generates and checks the page alone.
+``python -m irepdeploy.bench.tools.pays runs/pays`` appends new records from the job folders of ``--out runs/pays`` to
+bench/records/pays-DATA-NETWORK.jsonl, one file for each protocol and network, and regenerates the page. Records on
+random data (``--smoke``) are skipped. `irepdeploy.bench.tools.readme_tables` only generates and checks the page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STAGES = {
 
 
 def keep(out: Path, records: Path) -> dict[Path, int]:
-    """Append the records in `out` that the files in `records` lack, and return how many by file."""
+    """Append the records in `out` that are missing in the files in `records`, and return their number by file."""
     kept: Counter[Path] = Counter()
     known = {each.name for protocol in PROTOCOLS.values() for each in (protocol, protocol.merged)}
     have: dict[Path, set[str]] = {}
@@ -57,7 +57,7 @@ def pays_tables(question: str, pattern: Path) -> str:
     """Return the tables of a question from the files that match a pattern, and the cells that are missing.
 
     Raises:
-        InputError: There is no such question, or the pattern names no data set.
+        InputError: The question does not exist, or the pattern names no data set.
     """
     parts = []
     for protocol, tables, keys in _protocols_of(question, pattern):
@@ -122,7 +122,7 @@ def _of_network(protocol: Protocol, question: str, network: Network, done: Colle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Keep new records, generate the page again, and return the exit code."""
+    """Collect new records, regenerate the page, and return the exit code."""
     from .readme_tables import main as generate
 
     parser = argparse.ArgumentParser(prog="python -m irepdeploy.bench.tools.pays", description=__doc__)

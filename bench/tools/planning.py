@@ -1,10 +1,10 @@
-"""Time the collapse of chains of growing length and of deep networks, beside an earlier version of this package.
+"""Time the collapse of chains of growing length and of deep networks, compared with an earlier version of the package.
 
 Run ``python -m irepdeploy.bench.tools.planning [FILE.jsonl] [--before FOLDER] [--rounds N] [--most SECONDS]
-[--chains BLOCKS,...] [--only NAME,...]``. FOLDER holds the earlier version as a package `irepdeploy`. Every collapse
-runs in a process of its own, the two versions in turn; a version whose process takes longer than the limit is not asked
-for longer chains. All times are CPU seconds. The networks are those of `support.deep_networks`, and ResNet-18 of
-published Diverse Branch Blocks.
+[--chains BLOCKS,...] [--only NAME,...]``. FOLDER contains the earlier version as a package `irepdeploy`. Every collapse
+runs in its own process, with the two versions alternating. A version that exceeds the time limit is not run on longer
+chains. All times are CPU seconds. The networks are those of `support.deep_networks`, and ResNet-18 of published Diverse
+Branch Blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["measure_planning", "planning_table", "subjects"]
 
 CHAINS = (4, 8, 16, 32, 64)
 _OWN, _EARLIER = "now", "before"
-# CPU time: what else runs on the machine matters less than for elapsed time. The first collapse only warms up.
+# CPU time is less sensitive to other programs than elapsed time. The first collapse only warms up.
 _CODE = """
 import json, resource, sys, time
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]),) * 2)
@@ -48,7 +48,7 @@ print(json.dumps({**times, "given": counts[0], "collapsed": counts[1]}))
 
 
 def subjects(chains: Sequence[int] = CHAINS, only: Sequence[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield names and ONNX files, the shortest chain first; `only` are the deep networks among them."""
+    """Yield names and ONNX files, the shortest chain first; `only` selects deep networks."""
     from support.deep_networks import DEEP, deep_network, residual_chain
     from support.published_networks import dbb_resnet18, exported
 
@@ -64,7 +64,7 @@ def subjects(chains: Sequence[int] = CHAINS, only: Sequence[str] | None = None) 
 def measure_planning(
     files: Sequence[tuple[str, bytes]], before: Path | None = None, *, rounds: int = 3, most: int = 120
 ) -> dict[str, dict[str, Any]]:
-    """Return the runs of each version by network: ``{"now": [...], "before": [...]}``; none past the limit."""
+    """Return the runs of each version by network, as ``{"now": [...], "before": [...]}``; none beyond the limit."""
     versions = {_EARLIER: before} if before is not None else {}
     versions[_OWN] = Path(irepdeploy.__file__).parents[1]
     found: dict[str, dict[str, Any]] = {}
@@ -101,7 +101,7 @@ def _run(tree: Path, model: Path, warm_up: Path, most: int) -> dict[str, Any] | 
 
 
 def planning_table(networks: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return heads and rows: seconds of each version, their ratio, and the growth from the chain of half the length."""
+    """Return headings and rows: seconds of each version, their ratio, and the growth from the chain half as long."""
     versions = list(next(iter(networks.values())))
     rows = []
     for name, runs in networks.items():

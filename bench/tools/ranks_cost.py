@@ -1,7 +1,7 @@
-"""Benchmark what a search costs on one process and on two: seconds, seconds of the processors, bytes exchanged.
+"""Benchmark a search on one process and on two: elapsed seconds, CPU seconds and bytes exchanged.
 
-Run ``python -m irepdeploy.bench.tools.ranks_cost [FILE.jsonl]``: some minutes. Both share this machine's cores, so that
-seconds say little where there are few; those of the processors say what dividing the work costs.
+Run ``python -m irepdeploy.bench.tools.ranks_cost [FILE.jsonl]``, which takes a few minutes. Both processes share the
+cores of this machine, so elapsed time says little on few cores; CPU time shows the overhead of dividing the work.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _ROUNDS = 4
 _SIZES = (1, 2)
 _OVERRIDES = ("data.options.train=128", "search.batch_size=64", "threads=1", "device=cpu")
 
-# By phase: ns on the clock, ns of the processor and bytes sent by each rank.
+# By phase: elapsed ns, CPU ns and bytes sent by each rank.
 Costs = dict[str, dict[str, Any]]
 
 
 def measure_ranks(population: int, subnets: int) -> Costs:
-    """Run each phase of a search once on the ranks that the environment names, after one step that is not measured."""
+    """Run each phase of a search once on the ranks given by the environment, after one step that is not measured."""
     plan = (*_OVERRIDES, f"search.population={population}", f"search.subnets_per_step={subnets}")
     with Ranks.from_environment() as ranks, tempfile.TemporaryDirectory() as folder:
         sent = _count_sent(ranks)
@@ -82,7 +82,7 @@ def _count_sent(ranks: Ranks) -> list[int]:
 
 
 def measure_sizes(rounds: int = _ROUNDS, population: int = 12, subnets: int = 4) -> dict[str, list[Costs]]:
-    """Return the costs of each round by number of processes; the sizes take turns, each in fresh processes."""
+    """Return the costs of each round by number of processes; the sizes alternate, each in fresh processes."""
     found: dict[str, list[Costs]] = {str(size): [] for size in _SIZES}
     for _ in range(rounds):
         for size in _SIZES:
@@ -108,7 +108,7 @@ def _rank(rank: int, size: int, port: int, population: int, subnets: int) -> Cos
 
 
 def rows(found: Mapping[str, list[Costs]]) -> list[list[object]]:
-    """Return a row per phase and number of processes, medians over rounds."""
+    """Return a row per phase and number of processes, with medians over rounds."""
     cells: list[list[object]] = []
     for phase in found["1"][0]:
         base = statistics.median(sum(each[phase]["cpu_ns"]) for each in found["1"])

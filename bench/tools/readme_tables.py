@@ -1,9 +1,10 @@
-"""Generate the tables of a Markdown file from the records that they name.
+"""Generate the tables of a Markdown file from the records named in it.
 
 A table is between two comments, ``<!-- table: SUITE from bench/records/FILE.jsonl -->`` and ``<!-- end -->``; the path
-is relative to the Markdown file. ``SUITE runner`` takes one runner only. ``comparison``, ``ratios`` and ``scoring``
-are those of `record_tables`. ``campaigns``, ``ecosystem``, ``merged-step``, ``merged-ranking``, ``merged-noise``,
-``pays QUESTION`` and ``pays-summary QUESTION``, whose path is a pattern, are those of the tools of these names. Run
+is relative to the Markdown file. ``SUITE runner`` selects one runner. The tables ``comparison``, ``ratios`` and
+``scoring`` are made by `record_tables`; ``campaigns``, ``ecosystem``, ``merged-step``, ``merged-ranking``,
+``merged-noise``, and ``pays QUESTION`` and ``pays-summary QUESTION``, whose path is a pattern, by the tools of the same
+names. Run
 ``python -m irepdeploy.bench.tools.readme_tables [README.md] [--check]``; ``--check`` writes nothing and exits with 1 if
 a table is out of date.
 """
@@ -44,7 +45,7 @@ _TOOLS = {"merged-step": merged_step, "merged-ranking": merged_ranking, "merged-
 
 
 def refreshed(text: str, folder: Path) -> tuple[str, list[str]]:
-    """Return `text` with every table generated again, and the names of the tables that have changed."""
+    """Return `text` with all tables regenerated, and the names of the tables that have changed."""
     done, stale, rest = "", [], text
     while found := _BEGIN.search(rest):
         before, after = rest[: found.end()], rest[found.end() :]
@@ -112,7 +113,7 @@ def _tables(suite: str, runner: str | None, path: Path) -> str:
 
 
 def _of_tool(tool: ModuleType, path: Path) -> str:
-    """Return one table for each recipe and its overrides, from a record of a tool with `COLUMNS` and `rows_of`."""
+    """Return a table for each recipe and its overrides, from a record of a tool with `COLUMNS` and `rows_of`."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for line in kept_lines(path, tool.BENCHMARK):
         groups.setdefault(" ".join([line["recipe"], *line["overrides"]]), []).append(line)
@@ -125,7 +126,7 @@ def _of_tool(tool: ModuleType, path: Path) -> str:
 
 
 def _collapse(line: Mapping[str, Any]) -> str:
-    """Return the convolutions by tool, from a record of `irepdeploy.bench.tools.collapse`."""
+    """Return the number of convolutions by tool, from a record of `irepdeploy.bench.tools.collapse`."""
     from .collapse import convolution_table
 
     heads, rows = convolution_table(line["networks"])
@@ -134,7 +135,7 @@ def _collapse(line: Mapping[str, Any]) -> str:
 
 
 def _training_cost(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Return the steps of all networks of a record, each after its conditions."""
+    """Return the steps of all networks of a record, each with its conditions above."""
     from irepdeploy.search.suites.training_cost import COLUMNS, rows_of
 
     parts = []
@@ -149,7 +150,7 @@ def _training_cost(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _beside_each_other(tables: Sequence[Table]) -> str:
-    """Return one line per model: its latency on every runner, then the paper's."""
+    """Return one row per model: its latency on every runner, then the paper's."""
     columns = [_column(table) for table in tables]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     first = {key: next(column[key] for column in columns if key in column) for key in keys}

@@ -1,4 +1,4 @@
-"""Tables of records that are neither latencies of models nor those of one tool: comparisons, ratios, scoring."""
+"""Tables of records other than model latencies and those of single tools: comparisons, ratios and scoring."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _ratios(lines: Sequence[Line]) -> str:
 
 
 def _scoring(lines: Sequence[Line]) -> str:
-    """Return the time to score a candidate, with its share of the fuse, from the record of the suite table1."""
+    """Return the time to score a candidate, including its share of the fuse, from a record of the suite table1."""
     from irepdeploy.search.suites.scoring import per_candidate, speed_up
 
     rows = []

@@ -1,8 +1,8 @@
-"""Hook of mkdocs: pages that are generated, files of the repository that pages link to, and a check of the site.
+"""Hook of mkdocs for generated pages, linked files of the repository, and checks of the site.
 
-The command line comes from typer, the keys of a recipe from its models, and pages from notebooks. A link of a page may
-lead to any file of the repository: the file is copied into the site. A page that would load something from elsewhere
-fails the build. `make docs` runs it.
+The page on the command line is generated from typer, that on recipe keys from the recipe's models, and others from
+notebooks. Pages may link to any file of the repository, which is then copied into the site. The build fails if a page
+would load anything from elsewhere. `make docs` runs the hook.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _COPIED = "files/"
 _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)\s#]+)")
 _LINK_TO_FOLDER = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#|/)([^)\s#]+)\)")
-# Limits from here on are beyond any practical use.
+# Larger limits are of no practical use and not shown.
 _ABSURD = 100_000
-# Whatever a browser fetches on its own: not a link that somebody follows.
+# Attributes from which a browser loads something by itself, unlike links.
 _LOADED = re.compile(
     r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|data)=\"?(?:https?:)?//"
     r"|<link\b[^>]*\brel=\"?(?:stylesheet|preload|prefetch|preconnect|icon|manifest|modulepreload)\"?[^>]*"
@@ -45,7 +45,7 @@ _LOADED_BY_STYLE = re.compile(r"url\(\s*[\"']?(?:https?:)?//|@import\s+[\"'](?:h
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages, the pages of notebooks, and what pages link to outside of docs/."""
+    """Add the generated pages, the pages of notebooks, and the files outside of docs/ that pages link to."""
     for name, text in {"commands.md": commands_page(), "recipe-keys.md": recipe_page()}.items():
         files.append(File.generated(config, name, content=text))
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
@@ -65,7 +65,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to files of the repository to their copies, and let Markdown in folded parts be Markdown."""
+    """Redirect links to files of the repository to their copies, and enable Markdown in folded parts."""
     parts = _FENCE.split(markdown)
     for index in range(0, len(parts), 2):
         parts[index] = _LINK_TO_FOLDER.sub(lambda found: _followed(page.file.src_uri, found), parts[index])
@@ -75,7 +75,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Fail if a page loads something from elsewhere, or shows Markdown that was not understood."""
+    """Fail if a page loads something from elsewhere, or shows Markdown that was not rendered."""
     faults = []
     for path in sorted(Path(config.site_dir).rglob("*")):
         if path.suffix not in (".html", ".css"):
@@ -118,7 +118,7 @@ def commands_page() -> str:
     lines = [
         "# Command line",
         "",
-        "What `--help` behind each command prints. `--debug`, anywhere on the line, shows the",
+        "This is the output of `--help` for each command. `--debug`, anywhere on the line, shows the",
     ]
     lines += ["traceback of an error; [exit codes](exit-codes.md) are the same for all commands.", ""]
     for name in names:
@@ -159,7 +159,7 @@ def recipe_page() -> str:
 
 
 def notebook_page(path: Path) -> str:
-    """Return the cells of a notebook as Markdown; outputs are left out."""
+    """Return the cells of a notebook as Markdown, without outputs."""
     parts = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
@@ -168,7 +168,7 @@ def notebook_page(path: Path) -> str:
 
 
 def _placed(page: str, target: str) -> str:
-    """Return where the file that a page links to is in the site."""
+    """Return the location in the site of a file that a page links to."""
     source = page.removeprefix(_COPIED) if page.startswith(_COPIED) else f"docs/{page}"
     place = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
     return place.removeprefix("docs/") if place.startswith("docs/") else f"{_COPIED}{place}"
@@ -179,13 +179,13 @@ def _moved(page: str, target: str) -> str:
 
 
 def _followed(page: str, link: re.Match[str]) -> str:
-    """Return a link, or only its text if it leads to a folder, which the site does not have."""
+    """Return a link, or only its text if it leads to a folder, since the site has no folders."""
     path = ROOT / _placed(page, link[2]).removeprefix(_COPIED)
     return link[1] if path.is_dir() else link[0]
 
 
 def _prose(text: str) -> str:
-    """Return a docstring as Markdown: two backquotes are one."""
+    """Return a docstring as Markdown, with double backquotes turned into single ones."""
     return inspect.cleandoc(text).replace("``", "`")
 
 
@@ -194,14 +194,14 @@ def _cell(text: str) -> str:
 
 
 def _documented(section: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """Return the docstring of a section without its arguments, and the text of each of these."""
+    """Return the docstring of a section without its arguments, and the text of each argument."""
     text, _, arguments = (inspect.getdoc(section) or "").partition("\nArgs:\n")
     parts = re.split(r"^    (\w+): ", arguments, flags=re.MULTILINE)
     return text, dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def _kind(field: FieldInfo) -> str:
-    """Return the type of a key in words, with its limits, except those that only guard against absurd files."""
+    """Return a description of the type of a key with its limits, except those that only guard against absurd files."""
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     found = [(word, getattr(each, name, None)) for each in field.metadata for name, word in words.items()]
     shown = [f"{word} {value:g}" for word, value in found if value is not None and value < _ABSURD]

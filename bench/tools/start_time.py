@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 def measure_start(samples: int = _SAMPLES) -> dict[str, list[int]]:
-    """Nanoseconds of each whole process, by name, measured in turn."""
+    """Return the nanoseconds of each whole process by name, from interleaved rounds."""
 
     def call(command: list[str]) -> Callable[[], None]:
         return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL).check_returncode()

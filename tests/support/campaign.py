@@ -1,4 +1,4 @@
-"""Campaigns: many random cases that must all hold, counted for the table in docs/robustness.md."""
+"""Campaigns: many random cases that must all pass, counted for the table in docs/robustness.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["Campaign", "campaign", "cases"]
 
-# `make nightly` collects the counts here; a test run by day writes none.
+# `make nightly` collects the counts here; `make test` writes none.
 _FOLDER = Path(__file__).parents[2] / "build" / "campaigns"
 
 
@@ -21,31 +21,31 @@ def is_nightly() -> bool:
 
 
 def cases(day: int, nightly: int) -> int:
-    """Return how many cases a campaign tries: `day` in `make test`, `nightly` in `make nightly`."""
+    """Return the number of cases of a campaign: `day` in `make test`, `nightly` in `make nightly`."""
     return nightly if is_nightly() else day
 
 
 class Campaign:
-    """The counts of one campaign: cases that held by kind, and descriptions of those that did not."""
+    """Counts of one campaign: passed cases by kind, and descriptions of failed ones."""
 
     def __init__(self) -> None:
         self.held: Counter[str] = Counter()
         self.failed: dict[str, list[str]] = {}
 
     def hold(self, kind: str) -> None:
-        """Count a case that held."""
+        """Count a case that passed."""
         self.held[kind] += 1
 
     def fail(self, kind: str, what: str) -> None:
-        """Count a case that did not hold; `what` says how to repeat it (a seed, a place) and what happened."""
+        """Count a case that failed; `what` tells how to repeat it (a seed, a place) and what happened."""
         self.failed.setdefault(kind, []).append(what)
 
 
 @contextmanager
 def campaign(name: str) -> Iterator[Campaign]:
-    """Count the cases of a campaign, write the counts in the nightly run, and fail if a case did not hold.
+    """Count the cases of a campaign, write the counts in the nightly run, and fail if any case failed.
 
-    `name` is that of the row in docs/robustness.md, such as "damaged checkpoints".
+    `name` is the name of the row in docs/robustness.md, such as "damaged checkpoints".
     """
     counts = Campaign()
     yield counts

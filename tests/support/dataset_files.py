@@ -1,4 +1,4 @@
-"""Small data sets of noise in the exact formats in which CIFAR-10, Fashion-MNIST and ImageNet are published."""
+"""Small data sets of noise in the exact published formats of CIFAR-10, Fashion-MNIST and ImageNet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PYTHON_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_ba
 
 
 def cifar10_arrays(images: int = 20, seed: int = 0) -> dict[str, tuple[np.ndarray[Any, Any], list[int]]]:
-    """By batch name: pixels (images, 3072) uint8 of noise around a grey level of the class, and labels."""
+    """Return pixels (images, 3072) uint8 of noise around a grey level of the class, and labels, by batch name."""
     random = np.random.default_rng(seed)
     arrays = {}
     for name in _PYTHON_BATCHES:
@@ -50,9 +50,9 @@ def write_cifar10(
 
     Args:
         form: "python" or "binary".
-        packed: The .tar.gz as it is published, else the folder that it holds.
-        images: Of each of the six batches.
-        protocol: Have Python 3 pickle with this protocol; None: the bytes that Python 2 wrote.
+        packed: Write the published .tar.gz instead of the folder that it contains.
+        images: Number of images in each of the six batches.
+        protocol: Pickle protocol of Python 3. None: the bytes that Python 2 wrote.
     """
     files = {}
     for name, (pixels, labels) in cifar10_arrays(images, seed).items():
@@ -101,7 +101,7 @@ def write_class_folders(
     """Write train/CLASS/*.JPEG and val/CLASS/*.JPEG, noise around a colour of the class, and return `root`.
 
     Args:
-        train, test: Images of each class.
+        train, test: Number of images of each class.
         size: (height, width) of each image.
     """
     from PIL import Image
@@ -145,7 +145,7 @@ def _pickled(value: dict[bytes, Any], protocol: int | None) -> bytes:
 
 
 def pickle_of_python2(value: Any) -> bytes:
-    """The bytes of Python 2's `cPickle.dumps(value, 2)`, apart from its memo: its text is Python 3's bytes."""
+    """Return the bytes of Python 2's `cPickle.dumps(value, 2)`, apart from its memo; its text is bytes in Python 3."""
     return b"\x80\x02" + _written(value) + b"."
 
 

@@ -1,4 +1,4 @@
-"""Deep networks whose linear operators hang together from end to end, with random weights and statistics."""
+"""Deep networks whose linear operators are connected from end to end, with random weights and statistics."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _Sum(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Depthwise convolutions of parts of the channels and two 1x1, each added to what it reads, as in RepNeXt.
+    """Depthwise convolutions of parts of the channels and two 1x1, each added to its input, as in RepNeXt.
 
-    As trained, each part has `branches` parallel convolutions of falling size.
+    As trained, each part has `branches` parallel convolutions of decreasing size.
     """
 
     def __init__(self, channels: int, branches: int = 1) -> None:
@@ -49,7 +49,7 @@ class Mixer(nn.Module):
 
 
 class Ghost(nn.Module):
-    """Half of the channels by a 1x1, the other half by depthwise convolutions of the first, as in GhostNet."""
+    """Half of the channels from a 1x1, the other half from depthwise convolutions of the first, as in GhostNet."""
 
     def __init__(self, inputs: int, outputs: int, *, act: bool) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Ghost(nn.Module):
 
 
 class GhostBottleneck(nn.Module):
-    """Two Ghost modules, the second without activation, beside a linear shortcut."""
+    """Two Ghost modules, the second without activation, in parallel to a linear shortcut."""
 
     def __init__(self, channels: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class GhostBottleneck(nn.Module):
 
 
 class RepBottleneck(nn.Module):
-    """A RepConvN and a 3x3 with activations, added to what they read, as in GELAN."""
+    """A RepConvN and a 3x3 with activations, added to their input, as in GELAN."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class RepBottleneck(nn.Module):
 
 
 class Csp(nn.Module):
-    """Bottlenecks beside a 1x1, concatenated with it."""
+    """Bottlenecks in parallel to a 1x1, concatenated with it."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Csp(nn.Module):
 
 
 def residual_chain(blocks: int) -> nn.Module:
-    """Return a chain of Mixers as they are deployed, in eval mode."""
+    """Return a chain of Mixers in their deployed form, in eval mode."""
     return _built(lambda: nn.Sequential(nn.Conv2d(3, 16, 1), *(Mixer(16) for _ in range(blocks))))
 
 

@@ -1,4 +1,4 @@
-"""ONNX models that are small files and never end, or take all memory."""
+"""ONNX models that are small files but never terminate or take all memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["absurd_models", "endless_loop", "huge_constant", "nested_functions"]
 
 
 def endless_loop(count: int = 1 << 62) -> onnx.ModelProto:
-    """Return x plus `count`, one at a time."""
+    """Return a model that adds 1 to x `count` times."""
     value = helper.make_tensor_value_info
     body = helper.make_graph(
         [
@@ -40,7 +40,7 @@ def endless_loop(count: int = 1 << 62) -> onnx.ModelProto:
 
 
 def huge_constant(elements: int = 1 << 42) -> onnx.ModelProto:
-    """Return the sum of x and of a constant of so many elements, which the file describes by its shape."""
+    """Return a model that sums x and a constant of this many elements, which the file describes by its shape."""
     return onnx_model(
         [
             helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
@@ -54,9 +54,9 @@ def huge_constant(elements: int = 1 << 42) -> onnx.ModelProto:
 
 
 def nested_functions(depth: int = 30, calls: int = 2, *, closed: bool = False) -> onnx.ModelProto:
-    """Return a model whose functions call each other: calls**depth nodes when they are written out.
+    """Return a model whose functions call each other, with calls**depth nodes when they are inlined.
 
-    If `closed`, the innermost calls the outermost, so that it never ends.
+    If `closed`, the innermost function calls the outermost, so that inlining never ends.
     """
     functions = []
     for level in range(depth):
@@ -75,7 +75,7 @@ def nested_functions(depth: int = 30, calls: int = 2, *, closed: bool = False) -
 
 
 def absurd_models(size: int) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Yield models where `size`, which is negative, 0 or enormous, is a dimension, a constant or an attribute."""
+    """Yield models in which `size`, negative, 0 or enormous, is a dimension, a constant or an attribute."""
     w = np.ones((3, 3, 3, 3), np.float32)
     one, x = np.ones(1, np.float32), {"x": (1, 3, 8, 8)}
     node: Callable[..., onnx.NodeProto] = helper.make_node
@@ -121,7 +121,7 @@ def absurd_models(size: int) -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f"{kind} {size}", model([node(kind, ["x", "s"], outputs)], s=second)
     yield f"Resize {size}", model([node("Resize", ["x", "", "", "s"], ["y"])], s=[1, 3, size, size])
     yield f"Slice {size}", model([node("Slice", ["x", "s", "s"], ["y"])], s=[size])
-    # These are folded: they read constants alone.
+    # These are folded, since they only read constants.
     yield f"constant Expand {size}", added(node("Expand", ["o", "s"], ["e"]), o=one, s=[size])
     yield f"constant Tile {size}", added(node("Tile", ["o", "s"], ["e"]), o=one, s=[size])
     yield f"constant Pad {size}", added(node("Pad", ["o", "s"], ["e"]), o=one, s=[0, size])

@@ -1,7 +1,7 @@
-"""A folder with the files and programs of a Jetson AGX Xavier, for a ``--sysroot``.
+"""A folder with the files and programs of a Jetson AGX Xavier, for ``--sysroot``.
 
-Its programs are shell scripts that keep their state in its files and log every call. Nothing of it was taken from a
-board here; the forms are those of the public sources named beside each.
+The programs are shell scripts that keep their state in files of the folder and log every call. Nothing was copied from
+a real board; formats follow the public sources named next to each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GPU = "sys/class/devfreq/17000000.gv11b"
 _CPU = "sys/devices/system/cpu"
 
 _HEAD = '#!/bin/sh\nroot=\'{root}\'\necho "{name} $*" >> "$root/calls"\n'
-# The words at a reboot: "nvpmodel -m 1, declined", on a real device (github.com/viamrobotics/agent, jetson test).
+# Output on declining a reboot: "nvpmodel -m 1, declined" on a real device (github.com/viamrobotics/agent, jetson test).
 _NVPMODEL = r"""
 mode=$(sed -n 's/^pmode:0*\([0-9]\)/\1/p' "$root/var/lib/nvpmodel/status")
 entry() { sed -n "s/^$1 //p" "$root/modes"; }
@@ -57,7 +57,7 @@ case $1 in
     printf 'pmode:%04d\n' "$id" > "$root/var/lib/nvpmodel/status" ;;
 esac
 """
-# As NVIDIA's script does: it asks before it overwrites, and ends with 0 after errors.
+# Like NVIDIA's script, this asks before it overwrites a file, and exits with 0 after errors.
 _JETSON_CLOCKS = r"""
 keep() { echo "$1:$(cat "$1")" >> "$file"; }
 file=$2
@@ -97,10 +97,10 @@ echo "[$query, $query, $query]" > "$times"
 
 
 class FakeBoard:
-    """A board of files.
+    """A board made of files.
 
     Args:
-        root: Its folder, created if needed.
+        root: Folder of the board, created if needed.
         jetpack: 4 or 5, for the form of the power monitors and of the release file.
     """
 
@@ -117,13 +117,13 @@ class FakeBoard:
         self.program("usr/bin/jetson_clocks", _JETSON_CLOCKS)
 
     def state(self) -> dict[str, str]:
-        """Return what a run must leave as it was: the power mode, and every clock's limits."""
+        """Return the settings that a run must restore: the power mode and the limits of all clocks."""
         names = ("min_freq", "max_freq", "scaling_min_freq", "scaling_max_freq", "status")
         paths = sorted(path for path in self.root.rglob("*") if path.name in names)
         return {str(path.relative_to(self.root)): path.read_text() for path in paths}
 
     def calls(self, name: str = "") -> list[str]:
-        """Return the calls of its programs that change something, or only those of one program."""
+        """Return the calls of programs that change something, or only those of one program."""
         path = self.root / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if line.startswith(name) and not line.endswith(("-q", "--show"))]
@@ -135,7 +135,7 @@ class FakeBoard:
         path.write_text(f"{content}\n")
 
     def program(self, name: str, script: str) -> None:
-        """Write a program: the script after a head that sets ``root`` and logs the call."""
+        """Write a program: the script, preceded by lines that set ``root`` and log the call."""
         self.write(name, _HEAD.replace("{root}", str(self.root)).replace("{name}", Path(name).name) + script)
         path = self.root / name
         path.write_text(path.read_text().replace("{gpu}", _GPU).replace("{cpu}", _CPU))
@@ -154,7 +154,7 @@ class FakeBoard:
             "fake = FakeTensorrt('8.5.2.2', dla_cores=2)\n"
             "globals().update({key: value for key, value in vars(fake).items() if key != '__file__'})\n"
         )
-        # JetPack does not have it.
+        # JetPack does not include it.
         (folder / "onnxruntime.py").write_text("raise ImportError\n")
         (folder / "sitecustomize.py").write_text(
             "import ctypes\n"

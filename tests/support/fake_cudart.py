@@ -1,4 +1,4 @@
-"""A fake libcudart that keeps the rules that real code trips over, each with its source.
+"""A fake libcudart that enforces the rules that real code may violate, each with its source.
 
 "API" is NVIDIA's CUDA Runtime API reference, docs.nvidia.com/cuda/cuda-runtime-api. Leaks are recorded.
 """
@@ -18,7 +18,7 @@ __all__ = ["FakeCudart", "memory_at", "owner_of"]
 
 _INVALID, _OUT_OF_MEMORY, _OLD_DRIVER, _NO_DEVICE, _NO_SUCH_DEVICE = 1, 2, 35, 100, 101
 _BAD_HANDLE, _ILLEGAL_STATE, _NOT_READY, _CANNOT_CAPTURE, _INVALIDATED = 400, 401, 600, 900, 901
-# As cudaGetErrorString of CUDA 13 words them.
+# Texts of cudaGetErrorString in CUDA 13.
 _TEXTS = {
     _INVALID: b"invalid argument",
     _OUT_OF_MEMORY: b"out of memory",
@@ -31,14 +31,14 @@ _TEXTS = {
     _CANNOT_CAPTURE: b"operation not permitted when stream is capturing",
     _INVALIDATED: b"operation failed due to a previous error during capture",
 }
-# Far from what any host would map: device memory is the device's alone.
+# Far from anything that a host would map, since the host cannot access device memory.
 _NUMBERS = itertools.count(0x7_0000_0000_0000, 1 << 20)
 _BLOCKS: dict[int, tuple[Any, FakeCudart]] = {}
 _OWNERS: dict[int, FakeCudart] = {}
 
 
 def memory_at(address: int, size: int) -> Any:
-    """Return the bytes of device or managed memory at an address, as a kernel would find them."""
+    """Return the bytes of device or managed memory at an address, as a kernel sees them."""
     block, _ = _BLOCKS[address]
     return (ctypes.c_char * size).from_buffer(block)
 
@@ -50,7 +50,7 @@ def owner_of(stream: int) -> FakeCudart:
 
 class _Stream(NamedTuple):
     device: int
-    # Work that was put on it and is not done: (call,).
+    # Work that was enqueued and is not done: (call,).
     queue: list[Callable[[], object]]
     # [] or [list of captured calls, or None once the capture is invalid].
     capture: list[Any]
@@ -72,12 +72,12 @@ class FakeCudart:
 
     Args:
         devices: Number of GPUs.
-        compute_capability: Of each.
-        memory: Bytes of each.
-        captures: Whether a stream's work can be captured.
-        driver: What its driver supports; a runtime newer than that refuses everything with error 35 (API,
+        compute_capability: Compute capability of each GPU.
+        memory: Bytes of memory of each GPU.
+        captures: Whether the work of a stream can be captured.
+        driver: CUDA version that the driver supports; a newer runtime fails with error 35 (API,
             cudaErrorInsufficientDriver).
-        runtime: The version of this library.
+        runtime: Version of this library.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class FakeCudart:
         self.devices, self.memory, self.captures = devices, memory, captures
         self.driver, self.runtime = driver, runtime
         self.attributes = {75: compute_capability[0], 76: compute_capability[1], 16: 108}
-        # What is allocated or created, and not freed or destroyed.
+        # Objects that were allocated or created, and not freed or destroyed.
         self.blocks: dict[int, int] = {}
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, _Stream] = {}
@@ -115,7 +115,7 @@ class FakeCudart:
         return getattr(self._thread, "device", 0)
 
     def enqueue(self, stream: int, work: Callable[[], object]) -> int:
-        """Put work on a stream, or into the graph that it captures, as a kernel's launch does."""
+        """Enqueue work on a stream, or add it to the graph being captured, like a kernel launch."""
         found = self.streams.get(stream)
         # API, cudaLaunchKernel and "Multi-Device System": a stream of another device than the current one fails.
         if found is None or found.device != self.current:
@@ -123,7 +123,7 @@ class FakeCudart:
         return self._put(found, work)
 
     def left(self) -> list[str]:
-        """Name the kinds of things that were not given back."""
+        """Return the kinds of objects that were not released."""
         kinds = ("blocks", "pinned", "streams", "events", "graphs", "execs")
         return [kind for kind in kinds if getattr(self, kind)]
 
@@ -229,8 +229,8 @@ class FakeCudart:
         return self._put(found, copy)
 
     def _pageable(self, stream: _Stream, host: int, there: Any, size: int, kind: int) -> int:
-        # API, "API synchronization behavior", asynchronous: pageable memory is staged before the call returns to the
-        # device, and the call returns only when the copy is done from it.
+        # API, "API synchronization behavior", asynchronous: copies from pageable memory are staged before the call
+        # returns, and copies to it are complete when the call returns.
         if stream.capture:
             stream.capture[0] = None
             return self._fail(_CANNOT_CAPTURE)
@@ -264,7 +264,7 @@ class FakeCudart:
         if found is None:
             return self._fail(_BAD_HANDLE)
         if found.capture:
-            # API, "Stream capture": it may not be waited for, and the attempt invalidates the capture.
+            # API, "Stream capture": a capturing stream may not be waited for, and the attempt invalidates the capture.
             code = _CANNOT_CAPTURE if found.capture[0] is not None else _INVALIDATED
             found.capture[0] = None
             return self._fail(code)
@@ -282,7 +282,7 @@ class FakeCudart:
 
     def _event_record(self, event: Any, stream: Any) -> int:
         found, number = self.streams.get(stream.value), event.value
-        # API, cudaEventRecord: both must be of one device.
+        # API, cudaEventRecord: event and stream must belong to the same device.
         if found is None or self.events.get(number) != found.device:
             return self._fail(_BAD_HANDLE)
         self._recorded_on[number] = stream.value
@@ -310,7 +310,7 @@ class FakeCudart:
         found = self.streams[stream.value]
         if not self.captures:
             return self._fail(_CANNOT_CAPTURE)
-        # API, cudaStreamBeginCapture: not if it captures already.
+        # API, cudaStreamBeginCapture: fails if the stream is already capturing.
         if found.capture:
             return self._fail(_ILLEGAL_STATE)
         found.capture.append([])

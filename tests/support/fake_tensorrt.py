@@ -1,9 +1,9 @@
-"""Fake TensorRT modules, one for each version whose Python API differs, with exactly the names it has.
+"""Fake TensorRT modules, one for each version whose Python API differs, with exactly the names of that version.
 
-They replace versions that cannot run where tests do. A fake builder records every call, its engine holds the inputs and
-outputs of the model, and its runtime computes ``outputs = sum of each example * (1, 2, 3, ...)`` from the memory of a
-`FakeCudart`, when the stream gets to it. The numbers behind the names are those of each version's headers, so nothing
-may rely on them. Where a rule of the real thing is kept, its source is named.
+They replace versions that cannot run where the tests do. A fake builder records every call, its engine holds the inputs
+and outputs of the model, and its runtime computes ``outputs = sum of each example * (1, 2, 3, ...)`` from the memory of
+a `FakeCudart` when the stream reaches it. The numbers behind the names differ between versions as in their headers, so
+nothing may rely on them. If a rule of the real library is enforced, its source is named.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["VERSIONS", "FakeTensorrt", "Severity"]
 
 VERSIONS = ("8.5.2.2", "8.6.1.6", "9.1.0.4", "10.3.0.26", "10.10.0.31", "11.1.0.106")
 
-# Beside this file, also where it is copied to a board without its package.
+# Next to this file, even when it is copied to a board without its package.
 _cudart = importlib.import_module(f"{__package__}.fake_cudart" if __package__ else "fake_cudart")
 
 _NETWORK_FLAGS = {
@@ -48,7 +48,7 @@ _BUILDER_FLAGS = {
 _DTYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF"}
 _NUMPY = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
 Severity = enum.Enum("Severity", ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"))
-# The list of layers in a builder's verbose log, in the forms of published logs; without detailed verbosity, names only.
+# Layers in the verbose log of a builder, in the formats of published logs; without detailed verbosity, names only.
 _NAMES_ONLY = {
     # github.com/NVIDIA/TensorRT/issues/1437
     "8.5": "Engine Layer Information:\n"
@@ -68,7 +68,7 @@ _DETAILED = {
     "10": "Layers:\n"
     "Name: conv + relu, LayerType: CaskConvolution, Inputs: [ { Name: input, Dimensions: [1,3,8,8], "
     "Format/Datatype: Half }], Outputs: [ { Name: a, Dimensions: [1,3,8,8], Format/Datatype: Half }], StreamId: 0",
-    # As the builder of TensorRT-RTX 1.7.1 writes here, of the same sources.
+    # Output of the builder of TensorRT-RTX 1.7.1, observed here.
     "11": "Layers:\n"
     "Name: conv_U3_myl0_1, LayerType: correlation, Inputs: [ { Name: input, Dimensions: [1,3,8,8], Datatype: Half, "
     "Format: (NHWC) Channel major format }], Outputs: [ { Name: a, Datatype: Half }], StreamId: 0",
@@ -89,9 +89,9 @@ class FakeTensorrt(SimpleNamespace):
         builds: None for success, else the error that the builder logs before it returns None.
         loads: None for success, else the error that the runtime logs before it returns None.
         runs: None for success, else the error that a context logs before it returns False.
-        captured: What a context does on a stream that captures: "well"; "refuses" to run, and leaves the stream as it
-            is; "waits" for the stream, which invalidates the capture (both in endCaptureOnError of NVIDIA/TensorRT,
-            samples/common/sampleDevice.h).
+        captured: Behaviour of a context on a capturing stream: "well"; "refuses" to run and leaves the stream
+            unchanged; "waits" for the stream, which invalidates the capture (both in endCaptureOnError of
+            NVIDIA/TensorRT, samples/common/sampleDevice.h).
     """
 
     def __init__(
@@ -133,14 +133,14 @@ class FakeTensorrt(SimpleNamespace):
 
     @property
     def major(self) -> int:
-        """8, 9, 10 or 11."""
+        """Major version: 8, 9, 10 or 11."""
         return int(self.__version__.partition(".")[0])
 
     def logger_for(self, user: Any, logger: Any) -> Any:
-        """Return the logger that a new builder or runtime really gets.
+        """Return the logger that a new builder or runtime actually uses.
 
-        One for all while any of them lives, with a warning (NVIDIA/TensorRT#1475); in TensorRT 11 each has its own,
-        with a warning (seen with TensorRT-RTX 1.7.1, whose bindings are those of 11.4).
+        All share one logger while any of them is alive, with a warning (NVIDIA/TensorRT#1475). In TensorRT 11 each has
+        its own, with a warning (seen with TensorRT-RTX 1.7.1, whose bindings are those of 11.4).
         """
         if not self.users:
             self.current_logger = logger
@@ -200,7 +200,7 @@ class _Builder:
 
 
 class _Config:
-    # TensorRT's own refuses unknown attributes; so does this.
+    # Like TensorRT's own class, this rejects unknown attributes.
     __slots__ = ("DLA_core", "cache", "default_device_type", "profiling_verbosity", "set", "trt")
 
     def __init__(self, trt: FakeTensorrt) -> None:
@@ -227,7 +227,7 @@ class _Config:
         return layer != "Flatten"
 
     def create_timing_cache(self, content: bytes) -> Any:
-        # Null for what cannot be read, such as a cache of another version (8.6: "Magic tag does not match",
+        # Null for an unreadable cache, such as one of another version (8.6: "Magic tag does not match",
         # NVIDIA/TensorRT#3566).
         if content.startswith((b"damaged", b"version")):
             return None
@@ -235,7 +235,7 @@ class _Config:
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         if cache is None:
-            # As pybind11 words it for TensorRT-RTX 1.7.1.
+            # Message of pybind11 for TensorRT-RTX 1.7.1.
             raise TypeError("set_timing_cache(): incompatible function arguments.")
         self.cache = cache
         return not cache.content.startswith(b"foreign") or ignore_mismatch
@@ -287,7 +287,7 @@ class _Parser:
 
 @functools.cache
 def _messages() -> Any:
-    """Load ONNX's messages without its package, whose import takes longer than a build here."""
+    """Load ONNX's messages without the onnx package, whose import takes longer than a build here."""
     package = sys.modules.get("onnx")
     if package is not None:
         return package

@@ -1,7 +1,7 @@
 """Faults: damaged copies of a file, one per seed, for campaigns.
 
-A copy always differs from the file. The same content and seed give the same copy, so that a failed case is repeated
-by its seed.
+A copy always differs from the file. The same content and seed give the same copy, so that a failed case can be repeated
+from its seed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def _one_of(kinds: dict[str, _Fault], content: bytes, seed: int) -> tuple[str, b
     generator = random.Random(seed)
     kind = generator.choice(list(kinds)) if content else "junk after"
     while True:
-        # Zeros over zeros are no fault: draw another place.
+        # Zeros over zeros change nothing, so draw another place.
         damaged = {**_ANY, **kinds}[kind](content, generator)
         if damaged != content:
             return kind, damaged
 
 
 def _range(content: bytes, generator: random.Random) -> tuple[int, int]:
-    """Return the ends of a range of the file, short ones as likely as long ones."""
+    """Return the bounds of a range of the file, short and long ranges with equal probability."""
     start = generator.randrange(len(content))
     longest = len(content) - start
     return start, start + min(longest, 2 ** generator.randrange(longest.bit_length()))
@@ -149,9 +149,9 @@ def _change_member(content: bytes, generator: random.Random) -> bytes:
 
 
 def _swap_members(content: bytes, generator: random.Random) -> bytes:
-    """Exchange the content of two members, of equal size if there are any, and write valid checksums.
+    """Exchange the content of two members, of equal size if possible, and write valid checksums.
 
-    Where there are no two that differ, change one.
+    If no two members differ, change one.
     """
     members, comment = _members(content)
     pairs = [
@@ -185,7 +185,7 @@ def _rename_member(content: bytes, generator: random.Random) -> bytes:
 
 
 def _fit_checksum(content: bytes, generator: random.Random) -> bytes:
-    """Flip a bit of a member where it lies and replace its checksum everywhere."""
+    """Flip a bit of a member in place and update its checksum everywhere."""
     members, _ = _members(content)
     entry, data = generator.choice([(entry, data) for entry, data in members if data])
     damaged = _flip_bit(data, generator)
@@ -195,7 +195,7 @@ def _fit_checksum(content: bytes, generator: random.Random) -> bytes:
 
 
 def _swap_in_place(content: bytes, generator: random.Random) -> bytes:
-    """Exchange the bytes of two members of equal size where they lie, with their old checksums."""
+    """Exchange the bytes of two members of equal size in place, keeping their old checksums."""
     members, _ = _members(content)
     pairs = [(a, b) for a in members for b in members if len(a[1]) == len(b[1]) and a[1] < b[1] and len(a[1]) > 8]
     if not pairs:
@@ -214,7 +214,7 @@ def _edit_header(content: bytes, generator: random.Random) -> bytes:
 
 
 def _edit_directory(content: bytes, generator: random.Random) -> bytes:
-    """Flip a bit of the central directory or of what follows it."""
+    """Flip a bit of the central directory or of the bytes after it."""
     at = content.index(b"PK\x01\x02")
     return content[:at] + _flip_bit(content[at:], generator)
 

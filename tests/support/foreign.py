@@ -1,4 +1,4 @@
-"""A user's network, data and tasks: none of our registry, small enough to search in a second."""
+"""A user's network, data and tasks, which are not in our registry and small enough to search in a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DictSamples", "Restless", "Samples", "TinyNet", "halves", "labelled"
 
 
 class TinyNet(nn.Module):
-    """Two 3x3 convolutions; a map of classes, or with `pool` one row of them."""
+    """Two 3x3 convolutions that give a map of class scores, or with `pool` one row of scores."""
 
     def __init__(self, outputs: int = 3, *, pool: bool = False, as_dict: bool = False) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class TinyNet(nn.Module):
 
 
 class Restless(nn.Module):
-    """Draws random numbers, and changes buffers of its own in every forward pass."""
+    """Draws random numbers and changes its own buffers in every forward pass."""
 
     mean: Tensor
     passes: Tensor
@@ -49,13 +49,13 @@ class Restless(nn.Module):
 
 
 def maps(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 6, 6), and labels of their pixels by brightness."""
+    """Return images (N, 1, 6, 6), and labels of their pixels by brightness."""
     images = torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
     return images, (images[:, 0] > 0.4).long() + (images[:, 0] > -0.4).long()
 
 
 def pairs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 6, 6), and a label each."""
+    """Return images (N, 1, 6, 6), and a label for each."""
     images, labels = maps(count, seed)
     return images, labels.flatten(1).sum(1) % 3
 
@@ -86,7 +86,7 @@ class Samples(Dataset[Any]):
 
 
 class DictSamples(Samples):
-    """The same, as dictionaries with numpy arrays."""
+    """The same samples, as dictionaries with numpy arrays."""
 
     def __getitem__(self, index: int) -> Any:
         return {"image": self.images[index].numpy(), "mask": self.targets[index].numpy(), "name": f"{index}.png"}

@@ -26,12 +26,12 @@ def onnx_model(
     """Build a model of one graph.
 
     Args:
-        nodes: In topological order.
+        nodes: Nodes in topological order.
         inputs: Shapes by name; None for a shape that is not declared.
-        outputs: Like `inputs`.
+        outputs: Shapes in the same form.
         constants: Arrays, or numbers that become float32 arrays of one value, by name.
-        opset: Of the default domain.
-        ir_version: Of the file format.
+        opset: Opset of the default domain.
+        ir_version: Version of the file format.
         kinds: Element types of the inputs and outputs that are not float32.
     """
     given, made = (
@@ -62,7 +62,7 @@ class GraphWriter:
         return names[0] if outputs == 1 else tuple(names)
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """Write a constant as an initializer, or now and then as a node."""
+        """Write a constant as an initializer, or occasionally as a node."""
         tensor = numpy_helper.from_array(np.asarray(value, dtype), f"c{len(self.constants)}_{len(self.nodes)}")
         if self.rng.random() < 0.1:
             name: str = self.node("Constant", [], value=tensor)

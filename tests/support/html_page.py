@@ -1,4 +1,4 @@
-"""HTML as a browser's parser sees it."""
+"""HTML as seen by the parser of a browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HtmlPage(HTMLParser):
 
     @property
     def attributes(self) -> dict[str, str | None]:
-        """The attributes of all elements; of two with one name the later one's."""
+        """Attributes of all elements; if two have the same name, those of the later one."""
         return {name: value for _, attributes in self.elements for name, value in attributes.items()}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

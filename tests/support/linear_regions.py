@@ -1,7 +1,7 @@
 """Random ONNX graphs whose linear part is one convolution by construction, or has one fault.
 
-A region is a sum of branches beside a dense convolution whose kernel covers them all, so that one convolution always
-costs less; it ends in a Relu.
+A region is a sum of branches and a dense convolution whose kernel covers them all, so that a single convolution always
+costs less. It ends with a Relu.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LinearRegion:
 
     Attributes:
         inputs: Shape of each input.
-        fault: Name of its fault; None if it is one convolution and a Relu.
+        fault: Name of the fault; None if the region is one convolution and a Relu.
     """
 
     model: onnx.ModelProto
@@ -72,7 +72,7 @@ def _region(seed: int, fault: str | None) -> LinearRegion:
 
 @dataclass
 class _Site:
-    """A region that a fault is written into: its branches, inputs and outputs so far."""
+    """A region into which a fault is written: its branches, inputs and outputs so far."""
 
     writer: BranchWriter
     terms: list[str]
@@ -101,7 +101,7 @@ def _bias_before_padding(site: _Site) -> str:
 
 def _cut_then_padded(site: _Site) -> str:
     writer = site.writer
-    # The 3x3 in the middle loses what its padding would have read.
+    # The 3x3 in the middle loses the values that its padding would have read.
     x = writer.conv("x", writer.g.channels, 2, (2, 2), (0, 0), stride=1, padded=False, bias=False)
     return writer.conv(x, 2, writer.g.out, (2, 2), (0, 0), covers=(3, 3), bias=False)
 

@@ -1,8 +1,8 @@
-"""Run a command in a process that is killed, or whose disk is full, at a chosen moment.
+"""Run a command in a process that is killed, or whose disk becomes full, at a chosen moment.
 
-The moments are calls: every write, rename, flush or removal under one folder is an event, numbered from 0. The process
-also counts the steps of optimizers, and can be ended by the kernel after some seconds of its own time or when a file
-outgrows a limit, which tears the write in the middle.
+Moments are calls: every write, rename, flush or removal under one folder is an event, numbered from 0. The process also
+counts optimizer steps. It can be killed by the kernel after some seconds of CPU time, or when a file exceeds a limit,
+which cuts the write off in the middle.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Mishap", "Undisturbed", "run_command", "run_undisturbed"]
 
 _GROWING = ("open", "write", "mkdir", "rename", "replace", "link", "fsync")
 _OTHERS = ("unlink", "remove", "rmdir", "truncate", "ftruncate", "chmod")
-# What the commands import late, so that no forked process does it.
+# Modules that the commands import late; imported here so that no forked process has to.
 _IMPORTS = (
     "irepdeploy.bench.latency",
     "irepdeploy.bench.report.write",
@@ -68,12 +68,12 @@ class Undisturbed:
     largest: int
 
     def named(self, mishap: Mishap) -> str:
-        """Return a mishap with the event that it is tied to."""
+        """Return a description of a mishap and its event."""
         tied = mishap.how in ("kill", "tear", "full") and mishap.at < len(self.events)
         return f"{mishap} ({self.events[int(mishap.at)]})" if tied else str(mishap)
 
     def mishaps(self, *kinds: str) -> list[Mishap]:
-        """Return every mishap of these kinds that is tied to an event or a step."""
+        """Return all mishaps of these kinds that occur at an event or a step."""
         found = []
         for number, event in enumerate(self.events):
             name = event.partition(" ")[0]
@@ -103,7 +103,7 @@ def _run(argv: list[str], folder: Path, mishap: Mishap | None, facts: str | None
 
 
 def meet(argv: list[str], folder: str, mishap: dict[str, Any] | None, facts: str | None) -> int:
-    """Run a command in this process, which ends with it: its functions that write stay replaced."""
+    """Run a command in this process, which must end afterwards, since functions that write stay replaced."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from irepdeploy.cli import main
@@ -134,7 +134,7 @@ class _Watch:
             setattr(os, name, self._watched(name, getattr(os, name)))
         opened = io.open
 
-        # The Python version of io, since it writes by os.write.
+        # Use the Python implementation of io, since it writes with os.write.
         def watched(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
             return (_pyio.open if set(mode) & set("wax+") else opened)(file, mode, *args, **kwargs)
 

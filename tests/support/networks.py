@@ -18,12 +18,12 @@ __all__ = ["ConvBn", "blocks", "random_network", "small_resnet"]
 
 @torch.no_grad()
 def random_network(name: str = "vgg6", branches: Branches | None = None, *, seed: int = 0, **args: Any) -> nn.Module:
-    """A network of the registry with random weights and statistics, and random alpha and beta where it has branches.
+    """Return a network of the registry with random weights and statistics, and random alpha and beta of its branches.
 
     Args:
-        name: A name in the registry.
-        branches: Replaces the network's own branches.
-        seed: Of all values.
+        name: Name in the registry.
+        branches: Branches that replace the network's own.
+        seed: Seed of all values.
         args: Arguments of the builder.
     """
     with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,6 @@
-"""Evaluate a small ONNX graph in float64 by torch: the reference of the collapse's tests.
+"""Evaluate a small ONNX graph in float64 with torch, as the reference of the collapse's tests.
 
-Written apart from the collapse on purpose, so that the two share no mistake.
+It is deliberately independent of the collapse, so that the two share no mistakes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def evaluate(model: onnx.ModelProto | bytes, feeds: Mapping[str, Array]) -> dict
     """Return every output of `model`, with all floating-point constants and inputs in float64.
 
     Raises:
-        KeyError: An operator that is not here.
+        KeyError: An operator is not supported.
     """
     if isinstance(model, bytes):
         model = onnx.load_model_from_string(model)

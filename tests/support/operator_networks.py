@@ -1,4 +1,4 @@
-"""Networks of a single operator or layer: everything that the ONNX writer writes, on odd sizes."""
+"""Networks of a single operator or layer, for everything that the ONNX writer supports, with odd sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INPUT_SHAPE = (4, 7, 9)
 
 
 class Call(nn.Module):
-    """A network that is one function, and the modules it uses."""
+    """A network made of one function and the modules that it uses."""
 
     def __init__(self, function: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def hidden(x: Tensor, factor: int) -> Tensor:
 
 
 def decoded(heat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The peaks of a heat map, as CenterNet decodes them: scores, classes, and centres in pixels."""
+    """Return the peaks of a heat map as decoded by CenterNet: scores, classes, and centres in pixels."""
     width = heat.shape[3]
     kept = heat * (F.max_pool2d(heat, 3, 1, 1) == heat).float()
     scores, places = kept.flatten(2).topk(count)
@@ -253,7 +253,7 @@ def se(channels: int) -> nn.Module:
 
 
 def hooked(layer: nn.Module) -> nn.Module:
-    """A layer whose input and output hooks change, and one that returns nothing."""
+    """A layer with hooks that change its input and output, and one whose hook returns nothing."""
     layer.register_forward_pre_hook(lambda module, args: args[0] * 2)
     layer.register_forward_hook(lambda module, args, result: None)
     layer.register_forward_hook(lambda module, args, result: result.sigmoid() + args[0][:, :, :1, :1])
@@ -307,7 +307,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 
 
 def operator_network(kind: str) -> nn.Module:
-    """The network of this name in `FUNCTIONS` or `MODULES`, with fresh weights."""
+    """Return the network of this name in `FUNCTIONS` or `MODULES`, with fresh weights."""
     torch.manual_seed(1)
     if kind in MODULES:
         return MODULES[kind]()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 __all__ = ["free_port", "run_ranks"]
 
-# Imports torch once and forks for each rank of each job: importing it in every rank would take longer than most tests.
+# Import torch once and fork for each rank: importing it in every rank would take longer than most tests.
 _SERVER = """
 import importlib, json, os, signal, sys, traceback
 import irepdeploy.cli
@@ -79,7 +79,7 @@ for line in sys.stdin:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens at."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -99,10 +99,10 @@ def _server() -> subprocess.Popen[str]:
 def run_ranks(
     code: str, size: int, *, timeout: int = 60, imports: Sequence[str] = ()
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Run `code` as `size` ranks of one thread each over the loopback interface.
+    """Run `code` as `size` ranks with one thread each over the loopback interface.
 
-    Ranks that still run after `timeout` seconds are killed, and so is a stopped one once the others have ended. The
-    modules `imports` are imported before the ranks are forked, once for all calls.
+    Ranks that are still running after `timeout` seconds are killed, and so is a stopped rank once the others have
+    ended. The modules `imports` are imported before the ranks are forked, once for all calls.
 
     Returns:
         The exit code (negative for a signal), stdout and stderr of each rank.

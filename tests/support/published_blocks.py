@@ -1,7 +1,7 @@
-"""Multi-branch blocks as their authors published them, with border tricks, zeros to add and aliases.
+"""Multi-branch blocks as published by their authors, with border tricks, added zeros and aliases.
 
-Written from the papers and the behaviour of the published code; nothing in them tells how they fuse. Blocks that need a
-border of their own are in `published_borders`.
+They are written from the papers and the behaviour of the published code, and contain no information on how they fuse.
+Blocks with special borders are in `published_borders`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def conv_bn(
 
 
 class RepVGGBlock(nn.Module):
-    """3x3, 1x1 and, where the shape is kept, batch normalization alone; a zero is added where it is not (Ding et al.,
-    2021; the same in YOLOv6).
+    """3x3, 1x1 and, if the shape is kept, batch normalization alone; otherwise a zero is added (Ding et al., 2021; the
+    same in YOLOv6).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RepVGGBlock(nn.Module):
 
 
 class CropLayer(nn.Module):
-    """Crops as many first and last rows and columns."""
+    """Crops this many rows and columns at both ends."""
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class ACBlock(nn.Module):
 
 
 class MobileOneBlock(nn.Module):
-    """`branches` equal convolutions, a 1x1 beside a 3x3, and batch normalization alone (Vasu et al., 2023)."""
+    """`branches` equal convolutions, a 1x1 if they are 3x3, and batch normalization alone (Vasu et al., 2023)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, branches: int = 3
@@ -108,7 +108,7 @@ class MobileOneBlock(nn.Module):
 
 
 class QARepVGGBlock(nn.Module):
-    """3x3 with batch normalization, a bare 1x1, the input itself, an average; one more normalization behind the sum
+    """3x3 with batch normalization, a bare 1x1, the input itself, an average, and a normalization after the sum
     (YOLOv6's QARepVGGBlockV2).
     """
 
@@ -137,7 +137,7 @@ class _ScaleLayer(nn.Module):
 
 
 class LinearAddBlock(nn.Module):
-    """Convolutions that are scaled for each channel and added, then normalised (RepOptimizer's search, in YOLOv6)."""
+    """Convolutions scaled per channel and added, then normalised (RepOptimizer's search, in YOLOv6)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class RepVGGDW(nn.Module):
         return self.bn((self.conv(x) + self.conv1(x)) + x)
 
 
-# (kernel, dilation) of the branches beside a depthwise kernel; 31 has RepLKNet's 5x5 and dilated ones of our choice.
+# (kernel, dilation) of the branches added to a depthwise kernel; 31 has RepLKNet's 5x5 and our choice of dilated ones.
 _DILATED: dict[int, Sequence[tuple[int, int]]] = {
     5: ((3, 1), (3, 2)),
     7: ((5, 1), (3, 2), (3, 3)),

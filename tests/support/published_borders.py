@@ -1,7 +1,7 @@
-"""Published blocks with batch normalization in the middle of a branch, where the border decides, and OREPA.
+"""Published blocks with batch normalization in the middle of a branch, for which the border matters, and OREPA.
 
-DBB and DyRep pad the normalization with its image of zero by slice assignment; a naive copy pads with zeros, which is
-not one convolution.
+DBB and DyRep pad the normalization with its image of zero by slice assignment. A naive copy pads with zeros, which is
+not equivalent to one convolution.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from support.published_blocks import RepVGGBlock, conv_bn
 
 
 class BNAndPadLayer(nn.Module):
-    """Batch normalization, then a ring of its image of zero, written into a padded copy."""
+    """Batch normalization, then a border of its image of zero, written into a padded copy."""
 
     def __init__(self, pixels: int, channels: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class DiverseBranchBlock(nn.Module):
         if not depthwise:
             conv = nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=False)
             average = [conv, BNAndPadLayer(padding, out_channels), nn.AvgPool2d(kernel, stride, 0)]
-            # As published: this one stands where it would have a padding of its own.
+            # As published: this branch has no padding of its own.
             aligned = padding == kernel // 2
             self.dbb_1x1 = conv_bn(in_channels, out_channels, 1, stride, groups=groups) if aligned else None
         else:
@@ -100,7 +100,7 @@ class DiverseBranchBlock(nn.Module):
 
 
 class DyRepBlock(nn.Module):
-    """The seven branches of a grown convolution, its own with a bias; the network's normalization stays behind it
+    """The seven branches of a grown convolution, whose original has a bias; the network's normalization stays after it
     (Huang et al., 2022).
     """
 
@@ -133,7 +133,7 @@ class DyRepBlock(nn.Module):
 
 
 class NaiveIrepsBlock(nn.Module):
-    """The ten operations of IREPS, weighted by sigmoids, with zeros around the normalizations in the middle."""
+    """The ten operations of IREPS, weighted by sigmoids, with zero padding after the normalizations in the middle."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class NaiveIrepsBlock(nn.Module):
 
 
 class OREPA(nn.Module):
-    """One convolution whose kernel is computed from six at every call, then normalised (Hu et al., 2022)."""
+    """One convolution whose kernel is computed from six others at every call, then normalised (Hu et al., 2022)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class OREPA(nn.Module):
 
 
 class RepVGGBlockOREPA(RepVGGBlock):
-    """OREPA in the place of RepVGG's 3x3, beside 1x1 and identity."""
+    """OREPA in place of RepVGG's 3x3, with the 1x1 and the identity."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, stride)

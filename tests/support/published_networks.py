@@ -1,4 +1,4 @@
-"""Small networks of published blocks with random weights and statistics, and the number of convolutions when fused."""
+"""Small networks of published blocks with random weights and statistics, and their numbers of fused convolutions."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class PublishedNetwork:
     """A network of one peer's blocks.
 
     Attributes:
-        build: Builds it with fresh weights.
+        build: Function that builds the network with fresh weights.
         convs: Number of convolutions as trained.
-        deploy_convs: Number of convolutions as its authors fuse it; None if they cannot, because of the border.
-        rounded_border: Whether the file stores border values, which float32 rounds.
-        input_shape: One input without its batch, odd and not square.
+        deploy_convs: Number of convolutions as fused by its authors; None if they cannot fuse it because of the border.
+        rounded_border: Whether the file stores border values, which are rounded to float32.
+        input_shape: Shape of an input without its batch, odd and not square.
     """
 
     build: Callable[[], nn.Module]
@@ -88,8 +88,8 @@ def exported(
 
     Args:
         dynamo: Use the newer exporter, which needs onnxscript, rather than the TorchScript one.
-        fold_bn: Let the TorchScript exporter fold batch normalization behind a convolution.
-        dynamic: Batch, height and width are dynamic (TorchScript exporter).
+        fold_bn: Let the TorchScript exporter fold batch normalization after a convolution.
+        dynamic: Make batch, height and width dynamic (TorchScript exporter).
     """
     buffer: Any = io.BytesIO()
     options: dict[str, Any] = {"dynamo": dynamo, "input_names": ["input"], "output_names": ["output"]}
@@ -110,7 +110,7 @@ class _Classifier(nn.Module):
         super().__init__()
         self.blocks, self.pool = nn.Sequential(*blocks), nn.AdaptiveAvgPool2d(1)
         self.flatten, self.fc = nn.Flatten(), nn.Linear(channels, 10)
-        # A bias would dwarf the small features of a deep random network, and errors in them with it.
+        # A bias would dominate the small features of a deep random network and hide errors in them.
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class _Classifier(nn.Module):
 
 
 def _of(*kinds: Block) -> Callable[[], nn.Module]:
-    """Return a builder of six blocks, of these kinds in turn."""
+    """Return a builder of six blocks that cycles through these kinds."""
 
     def build() -> nn.Module:
         blocks = [kinds[place % len(kinds)](*sizes) for place, sizes in enumerate(_CHANNELS)]
@@ -149,7 +149,7 @@ def _mobileone() -> nn.Module:
 
 
 class _Implicit(nn.Module):
-    """YOLOv7's: a learned number for each channel, added or multiplied."""
+    """YOLOv7's learned number per channel, added or multiplied."""
 
     def __init__(self, channels: int, *, multiply: bool) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ def _yolov7() -> nn.Module:
 
 
 class _RepNCSPELAN4(nn.Module):
-    """YOLOv9's: half of the channels through two stages, each kept, all joined."""
+    """YOLOv9's block: half of the channels pass through two stages, and all outputs are concatenated."""
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Find what keeps a module from running on Python 3.8."""
+"""Find code that does not run on Python 3.8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TYPES = {*_BUILTIN_GENERICS, "None", "bool", "bytes", "float", "int", "str"}
 
 
 def faults(source: str) -> list[str]:
-    """Return what in `source` needs a later Python, by vermin's rules and for types that are evaluated."""
+    """Return the parts of `source` that need a later Python, by vermin's rules and for types that are evaluated."""
     config = vermin.Config()
     config.set_verbose(3)
     # Lines such as "L3: 'dataclasses.dataclass(slots)' requires !2, 3.10".

@@ -1,4 +1,4 @@
-"""Random ONNX graphs of linear and other operators that share tensors freely, for properties of any graph."""
+"""Random ONNX graphs of linear and other operators that share tensors freely, for property tests of any graph."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Writer:
         self.tensors += [tensor for tensor in made if min(tensor.size) > 0]
 
     def _chosen(self) -> _Tensor:
-        # Later tensors are chosen more often: that gives chains, and branches that meet again.
+        # Later tensors are chosen more often, which gives chains, and branches that rejoin.
         place = int(len(self.tensors) * self.rng.random() ** 0.6)
         return self.tensors[min(place, len(self.tensors) - 1)]
 
@@ -108,7 +108,7 @@ class _Writer:
         return [_Tensor(name, x.channels, _size(x, kernel, stride, pads))]
 
     def _padded(self, x: _Tensor) -> list[_Tensor]:
-        # A negative pad crops, and a map must keep a row and a column.
+        # A negative pad crops, but a map must keep at least one row and column.
         pads = [int(p) for p in self.rng.integers(-1 if min(x.size) > 2 else 0, 3, 4)]
         inputs = [x.name, self.graph.constant([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64)]
         if self.rng.random() < 0.3:

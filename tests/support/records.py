@@ -10,7 +10,7 @@ __all__ = ["make_record"]
 
 
 def make_record(model: str = "net", **changes: Any) -> Record:
-    """Make a record of a model on one CPU thread, 64 samples of 1 ms; `changes` are other values of its fields."""
+    """Make a record of a model on one CPU thread with 64 samples of 1 ms; `changes` replace fields."""
     values: dict[str, Any] = {
         "suite": "models",
         "scenario": "single-stream",

@@ -15,7 +15,7 @@ Pads = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """The convolution that the region is equal to."""
+    """The convolution to which the region is equal."""
 
     channels: int
     out: int
@@ -121,9 +121,9 @@ class BranchWriter:
         """Write a convolution that reads the region's taps from `at` on, so that its output has the region's size.
 
         Args:
-            covers: Taps of this and the following operators; its own by default.
-            fewest: Use as many groups as the region, not more.
-            padded: Whether it pads; otherwise its input is padded already.
+            covers: Taps of this and the following operators. Default: its own.
+            fewest: Use as many groups as the region, and not more.
+            padded: Whether the convolution pads; otherwise its input is already padded.
         """
         rng, g = self.rng, self.g
         own = [dilation * (k - 1) + 1 for k in kernel]
@@ -146,7 +146,7 @@ class BranchWriter:
         return top - at[0], left - at[1], bottom - (kh - at[0] - covers[0]), right - (kw - at[1] - covers[1])
 
     def _read(self, x: str, pads: Pads) -> tuple[str, Pads]:
-        """Crop `x` where a pad is negative, pad it by a node now and then; return it and the pads that are left."""
+        """Crop `x` where a pad is negative, and occasionally pad it with a node; return it and the remaining pads."""
         graph, rng = self.graph, self.rng
         top, left, bottom, right = (max(p, 0) for p in pads)
         rest = (top, left, bottom, right)
@@ -232,16 +232,16 @@ class BranchWriter:
         return self.conv(x, inner, g.out, (second[0], second[1]), (0, 0), stride=g.stride // step, padded=False)
 
     def _average(self, x: str) -> str:
-        """Write an average over a part of the kernel, before or behind a 1x1 if channels change."""
+        """Write an average over a part of the kernel, before or after a 1x1 if channels change."""
         kernel, at, _ = self._part()
-        # Written without dilation, which old opsets do not have.
+        # Written without dilation, which old opsets lack.
         span = tuple(min(k, full - a) for k, full, a in zip(kernel, self.g.kernel, at, strict=True))
         before = self.rng.random() < 0.5
         channels = self.g.channels
         if before and self.g.channels != self.g.out:
             x, channels = self.pointwise(x, channels, self.g.out, bias=False), self.g.out
         x, pads = self._read(x, self._pads(at, (span[0], span[1])))
-        # ONNX Runtime wants pads smaller than the kernel.
+        # ONNX Runtime requires pads smaller than the kernel.
         if any(p >= k for p, k in zip(pads, span * 2, strict=True)):
             x, pads = self.pad_node(x, pads), (0, 0, 0, 0)
         steps = [self.g.stride] * 2

@@ -1,4 +1,4 @@
-"""The files that commands leave: whether each can be read, and what they hold apart from what a clock wrote."""
+"""Files that commands leave: whether each can be read, and their content apart from times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from irepdeploy.verify.certificate import Certificate
 
 __all__ = ["contents", "damage", "left_over", "visible"]
 
-# What a clock wrote, and digests and sizes of files that hold such.
+# Fields that depend on a clock, and digests and sizes of files that contain such fields.
 _CLOCKS = {
     "created",
     "device_days",
@@ -54,7 +54,7 @@ def left_over(folder: Path) -> list[str]:
 def damage(folder: Path) -> str | None:
     """Return why a file in the folder cannot be read, or None.
 
-    A journal or records may end in a torn line, and a certificate may be of files that are gone, but not of other ones.
+    A journal or a file of records may end with a torn line, and files of a certificate may be missing, but not differ.
     """
     for name, path in visible(folder).items():
         try:
@@ -65,7 +65,7 @@ def damage(folder: Path) -> str | None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return the content of every visible file, without what a clock wrote."""
+    """Return the content of every visible file, without fields that depend on a clock."""
     return {name: _content(path) for name, path in visible(folder).items()}
 
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> None:
     elif path.suffix == ".onnx":
         open_model(path)
     elif path.suffix == ".jsonl":
-        # Readers omit bad lines; here only the last one may be bad.
+        # Readers skip bad lines, but here only the last one may be bad.
         for line in path.read_bytes().split(b"\n")[:-1]:
             json.loads(line)
         _ = list(read_events(path)) if path.name == "journal.jsonl" else record.read(path)

@@ -1,4 +1,4 @@
-"""An ONNX model that scales its input, for tests of measuring."""
+"""An ONNX model that scales its input, for tests of measurements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def scale_model(
     quantized: bool = False,
     depth: int = 1,
 ) -> bytes:
-    """Return the file's bytes: the input, quantized first or not, times `weight`, `depth` times."""
+    """Return the bytes of a model that multiplies its input, optionally quantized first, by `weight` `depth` times."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     weights = [numpy_helper.from_array(np.full((1, 1), weight, dtype), "weight")]
     steps = ["scaled" if quantized else name, *(f"step{index}" for index in range(1, depth)), "logits"]

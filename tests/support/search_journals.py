@@ -1,4 +1,4 @@
-"""Journals as a search writes them."""
+"""Journals in the form that a search writes."""
 
 from __future__ import annotations
 

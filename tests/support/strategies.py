@@ -1,4 +1,4 @@
-"""Hypothesis strategies: RepBlocks, and networks of random parts around random convolutions."""
+"""Hypothesis strategies for RepBlocks and for networks of random parts around random convolutions."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class _Forked(nn.Module):
 
 @st.composite
 def small_networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
-    """Draw a network of a few random parts around random convolutions, in eval mode, all values random, and inputs.
+    """Draw a network of a few random parts around random convolutions, in eval mode with random values, and inputs.
 
-    Parts are plain, residual, used twice, parallel, or fork behind the convolution, with and without batch
+    Parts are plain, residual, used twice, parallel, or fork after the convolution, with and without batch
     normalisation; some convolutions have a kernel that cannot be expanded.
     """
     channels = draw(st.sampled_from((2, 3, 4, 6)))

@@ -20,7 +20,7 @@ def target(boxes: list[list[float]], labels: list[int], crowd: list[bool] | None
 
 
 def some_targets() -> Targets:
-    """One image of two objects and a crowd, one at the border, one of none."""
+    """Return targets of an image with two objects and a crowd, one at the border, and of an image without objects."""
     return Targets(
         [
             target([[4, 4, 20, 30.5], [30, 30, 50, 55], [0, 0, 64, 64]], [1, 3, 2], [False, False, True]),

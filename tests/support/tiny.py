@@ -1,4 +1,4 @@
-"""A search and a training small enough to run many times: three convolutions, 24 images; and ways to stop them."""
+"""A search and a training small enough to run many times (three convolutions, 24 images), and ways to stop them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = [
     "tiny_overrides",
 ]
 
-# What the fixtures give.
+# Types of the fixtures.
 Tiny = Callable[..., Recipe]
 Searched = tuple[Path, SearchResult]
 Trained = tuple[Path, TrainingResult]
 JournalOf = Callable[[Path], list[dict[str, Any]]]
 
-# Of the tiny network: three branches, none in the last layer.
+# An Architecture of the tiny network: three branches, none in the last layer.
 SOME = Architecture.from_branches(
     {"stages.0.0.conv": ["conv1x3"], "stages.0.1.conv": ["identity", "conv1x1_3x3"], "stages.1.0.conv": []},
     ("conv1x3", "conv1x1_3x3", "identity"),
@@ -57,7 +57,7 @@ _TINY = [
 
 @pytest.fixture(scope="session")
 def tiny_overrides() -> list[str]:
-    """What makes the shipped digits recipe tiny, as it is typed on the command line."""
+    """Overrides that make the shipped digits recipe tiny, as typed on the command line."""
     return list(_TINY)
 
 
@@ -68,7 +68,7 @@ def tiny() -> Tiny:
 
 
 class Stop(Exception):
-    """Raised by a test to end a run as a kill does."""
+    """Raised by a test to end a run like a kill."""
 
 
 def stop_after(epochs: int) -> Callable[[int, str], None]:
@@ -85,7 +85,7 @@ def stop_after(epochs: int) -> Callable[[int, str], None]:
 
 
 def at_call(number: int, original: Callable[..., Any], act: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that is `act` the `number`-th time that it is called, and otherwise `original`."""
+    """Return a function that calls `act` the `number`-th time, and otherwise `original`."""
     calls = itertools.count(1)
     return lambda *args, **options: (act if next(calls) == number else original)(*args, **options)
 
@@ -98,5 +98,5 @@ def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
 
 
 def poison(optimizer: torch.optim.Optimizer, limit: float | None) -> None:
-    """In the place of `clip`: a gradient that is not a number."""
+    """Replacement of `clip` that sets a gradient to NaN."""
     optimizer.param_groups[0]["params"][0].grad.fill_(float("nan"))
