@@ -213,7 +213,7 @@ class Comparison:
         if allowed.min_cosine is not None and not output.cosine >= allowed.min_cosine:
             text = f"has a cosine of {output.cosine:.4f}, at least {allowed.min_cosine:.4g} is needed"
             if output.noise is not None and output.noise.cosine < _LEAST_COSINE:
-                text += f" (the reference with itself: {output.noise.cosine:.4f}; it draws numbers or is chaotic)"
+                text += f" (the reference compared with itself: {output.noise.cosine:.4f}; it is random or chaotic)"
             found.append(text)
         return found
 

@@ -79,7 +79,7 @@ def _print_accuracy(result: DemoSummary) -> None:
     metric = MetricFacts(**result.metric)
 
     def score(value: float) -> str:
-        # The test set is small.
+        # One decimal is enough, because the test set is small.
         return f"{value:.1%}" if metric.unit == "%" else metric.text(value)
 
     say()

@@ -101,7 +101,7 @@ def coco(
 ) -> ObjectDataset:
     """Open COCO: annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/ and val2017/.
 
-    Training leaves out what MMDetection does; the test set, val2017, is complete.
+    Images and boxes that MMDetection excludes from training are excluded; the test set, val2017, is complete.
 
     Args:
         root: Folder of the data set.

@@ -136,7 +136,7 @@ def _provider(name: str) -> list[Check]:
 
 
 def _brings(library: str, provider: str) -> str:
-    """Return the command after which the loader finds `library`."""
+    """Return the command that makes the loader find `library`."""
     packages = Path(sysconfig.get_path("purelib"))
     found = [*packages.glob(f"nvidia/*/lib/{library}"), *packages.glob(f"tensorrt*libs/{library}")]
     if found:
