@@ -234,7 +234,7 @@ def test_networks_that_cannot_stand_side_by_side(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no layer in common"):
         read_features({"a": "vgg6", "b": "resnet18_cifar"})
     ird.save(nn.Linear(3, 3), tmp_path / "linear.pt")
-    with pytest.raises(InputError, match="linear: no 3x3 convolution"):
+    with pytest.raises(InputError, match="linear: this network has no 3x3 convolution"):
         read_features({"linear": tmp_path / "linear.pt"}, model_factory=lambda: nn.Linear(3, 3))
     one, other = feature_maps(net(), images(1), VGG6[:1]), feature_maps(net(), images(2), VGG6[:1])
     with pytest.raises(InputError, match="different images"):
