@@ -1,9 +1,9 @@
 """Assemble a real TensorRT builder that needs no GPU: ``python tests/assemble_trt.py [FOLDER]``, or ``make trt``.
 
-PyPI does not have TensorRT's own libraries, but two of its wheels fit each other: the bindings of TensorRT 11.4, and
-the libraries of TensorRT-RTX 1.7.1 in an execution provider of ONNX Runtime, built from the same interface. The pairing
-is unsupported and for tests only: it parses and builds, and its engines are TensorRT-RTX engines. This script only
-needs the standard library.
+PyPI does not offer TensorRT's own libraries, but two of its wheels are compatible: the bindings of TensorRT 11.4, and
+the libraries of TensorRT-RTX 1.7.1 in an execution provider of ONNX Runtime, built from the same interface. This
+combination is unsupported and for tests only: it parses and builds, and its engines are TensorRT-RTX engines. The
+script only needs the standard library.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def assemble(folder: Path) -> str:
     """Assemble the builder in `folder` and return what was done.
 
     Raises:
-        SystemExit: If it does not exist for this machine, or a wheel cannot be downloaded; the reason is one line.
+        SystemExit: The builder does not exist for this machine, or a wheel cannot be downloaded.
     """
     recipe = {
         "tensorrt_rtx": RTX_VERSION,

@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, one thread, Debian packages, the assembled TensorRT builder."""
+"""Shared configuration of all tests: hypothesis profiles, threads, Debian packages, the assembled TensorRT builder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported anywhere; subprocesses inherit both.
+# Set before torch is imported anywhere; subprocesses inherit both.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
 
@@ -29,7 +29,7 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-# A shell's background jobs ignore Ctrl-C, and those of nohup a closed terminal; so would the programs that tests start.
+# Background jobs of a shell ignore Ctrl-C, and those of nohup a closed terminal; programs started by tests would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Name file contents by their length: archives hold the time, and all processes must name a test alike."""
+    """Name file contents by their length: archives contain times, but all processes must give a test the same name."""
     return f"{len(val)}-bytes" if isinstance(val, bytes) else None
 
 
@@ -50,17 +50,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _lacking("the TensorRT builder is not assembled: type `make trt`", assembled_folder() is not None)
 
 
-# Long ones first: of two processes neither is then left alone with one of them at the end.
+# Long files first, so that at the end no process is left alone with one of them.
 _LONG_FILES = ("test_pages.py", "test_demo.py", "test_random_networks.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the long files to the front; the order within a file stays."""
+    """Move the long files to the front, keeping the order within each file."""
     items.sort(key=lambda item: item.path.name not in _LONG_FILES)
 
 
 class _Scheduling(LoadFileScheduling):
-    """Keep a file in one process, so that its fixtures are made once; tests that share none are spread."""
+    """Keep a file in one process, so that its fixtures are built once; distribute tests that share none."""
 
     def _split_scope(self, nodeid: str) -> str:
         apart = "test_pages.py::test_blocks", "test_pages.py::test_slow_blocks", "test_random_networks.py"
@@ -79,9 +79,9 @@ def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def requires_debian() -> Callable[[str, str], str]:
-    """`requires_debian(package, program)`: the program's path, or a skip that says what to type; under CI a failure.
+    """`requires_debian(package, program)`: return the program's path, or skip with the install command (in CI, fail).
 
-    Of a package without programs, the path of a file or folder.
+    For a package without programs, `program` is the path of a file or folder.
     """
 
     def require(package: str, program: str) -> str:

@@ -1,4 +1,4 @@
-"""The shared fixtures do what CONTRIBUTING.md says."""
+"""The shared fixtures work as described in CONTRIBUTING.md."""
 
 from __future__ import annotations
 

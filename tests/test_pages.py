@@ -1,9 +1,9 @@
-"""Every block of code of the README, of the pages in docs/ and of the notebooks works.
+"""Every code block of the README, of the pages in docs/ and of the notebooks works.
 
-The blocks of a page run in their order in one folder, its Python in one namespace. A block with ``title="FILE"`` is
-written to that file. Behind a block, ``<!-- slow: reason -->`` leaves it to `make nightly`, and
-``<!-- not-run: reason -->`` says why it cannot run here; there are few of those. ``<!-- files of: PAGE -->``
-writes the files of another page first. `text` is output.
+The blocks of a page run in order in one folder, Python blocks in one namespace. A block with ``title="FILE"`` is
+written to that file. After a block, ``<!-- slow: reason -->`` leaves it to `make nightly`, and
+``<!-- not-run: reason -->`` tells why it cannot run here; these are rare. ``<!-- files of: PAGE -->`` first writes the
+files of another page. `text` blocks are output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The check of a card: as a dry run on the CPU, and on pretended findings."""
+"""The check of a GPU, as a dry run on the CPU and with faked findings."""
 
 from __future__ import annotations
 

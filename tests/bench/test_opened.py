@@ -1,4 +1,4 @@
-"""What a subject becomes on each runner, without running it."""
+"""Opened subjects for each runner, without running them."""
 
 from __future__ import annotations
 

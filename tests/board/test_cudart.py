@@ -1,4 +1,4 @@
-"""CUDA by ctypes on a fake libcudart, by cuda-python and pycuda on fakes of theirs: there is no GPU here."""
+"""CUDA through ctypes on a fake libcudart, and through fakes of cuda-python and pycuda, since there is no GPU here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build logs in the form of TensorRT-RTX, which ran here, and in those of TensorRT 8.5 to 11, as published."""
+"""Build logs in the format of TensorRT-RTX, as observed here, and of TensorRT 8.5 to 11, as published."""
 
 from __future__ import annotations
 

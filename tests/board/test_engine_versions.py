@@ -1,4 +1,4 @@
-"""One builder for TensorRT 8.5, 8.6, 10 and 11, on fakes that have what each version has: none of them runs here."""
+"""One builder for TensorRT 8.5, 8.6, 10 and 11, on fakes with the API of each version, since none of them runs here."""
 
 from __future__ import annotations
 

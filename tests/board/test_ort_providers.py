@@ -1,4 +1,4 @@
-"""The provider that a session really gets, on an onnxruntime that only records its calls."""
+"""The provider that a session actually gets, on a fake onnxruntime that only records calls."""
 
 from __future__ import annotations
 

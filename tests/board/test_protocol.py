@@ -17,7 +17,7 @@ MS = 1_000_000
 
 
 class FakeMachine:
-    """A clock that only calls move, and a log of who was called."""
+    """A clock that only advances by calls, and a log of the calls."""
 
     def __init__(self) -> None:
         self.now = 0

@@ -1,4 +1,4 @@
-"""Sidecar: why an engine cannot run here, in one line with the command that fixes it."""
+"""Sidecars: one-line reasons why an engine cannot run here, with the command that fixes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of a check: each ends in a finding, whatever happens to it."""
+"""Steps of a check: each ends in a finding, even if it fails."""
 
 from __future__ import annotations
 

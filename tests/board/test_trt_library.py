@@ -1,4 +1,4 @@
-"""TensorRT is found, and the builder assembled for tests is never taken for it."""
+"""TensorRT is found, and the builder assembled for tests is never mistaken for it."""
 
 from __future__ import annotations
 

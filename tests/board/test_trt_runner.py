@@ -1,4 +1,4 @@
-"""TrtRunner on a fake TensorRT and a fake libcudart that compute on the host's memory: no engine can run here."""
+"""TrtRunner on a fake TensorRT and a fake libcudart that compute in host memory, since no engine can run here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a command does, the user gets one line and the documented exit code."""
+"""Every failure of a command gives one line and the documented exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completion answers what a shell asks, installs itself, and never spoils the line that somebody types."""
+"""Completion answers queries of shells, installs itself, and never disturbs the line being typed."""
 
 from __future__ import annotations
 

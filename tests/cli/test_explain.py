@@ -1,4 +1,4 @@
-"""Every kind of error has its part of the page on troubleshooting, and a terminal says how to read it."""
+"""Every class of errors has a section on the troubleshooting page, and error messages tell how to read it."""
 
 from __future__ import annotations
 

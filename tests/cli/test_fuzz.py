@@ -1,7 +1,7 @@
-"""Random command lines, and grids of them: each ends with a documented exit code and printable text.
+"""Random and systematic command lines: each must end with a documented exit code and printable text.
 
-Commands and options are read from the program, so that a new one is tried without a line here. What takes long is cut
-off where it begins (`cheap`), after all arguments and files have been handled.
+Commands and options are read from the program, so that new ones are covered automatically. Long operations are cut off
+where they begin (`cheap`), after all arguments and files have been handled.
 """
 
 from __future__ import annotations

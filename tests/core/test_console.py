@@ -1,4 +1,4 @@
-"""Output that reads well on a terminal and in a log."""
+"""Output is readable on a terminal and in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime keeps a database of its use unless it is told not to, before it is imported for the first time."""
+"""ONNX Runtime's telemetry is disabled before its first import; otherwise it keeps a database of its use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 archives, made small in the exact published formats: read, checked, cut; and pickles that would run code."""
+"""Small CIFAR-10 archives in the exact published formats are read, checked and split; pickles never run code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generated data set, and what is known of data sets without their files."""
+"""The generated data set, and facts about data sets that are known without their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anchors: how many, where, of which shapes; and which objects they stand for."""
+"""Anchors: their number, positions and shapes, and their assignment to objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""doctor never fails, believes only what it has seen work, and names the command that fixes the rest."""
+"""doctor never fails, reports as working only what it has run, and names the command that fixes the rest."""
 
 from __future__ import annotations
 

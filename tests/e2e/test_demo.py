@@ -1,4 +1,4 @@
-"""The demo goes from data to a verified, measured network, and says so."""
+"""The demo produces a verified, measured network from data, and reports it."""
 
 from __future__ import annotations
 

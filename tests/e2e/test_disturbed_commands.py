@@ -1,4 +1,4 @@
-"""Commands that are killed or meet a full disk lose nothing: resumed or repeated, they end with the same result."""
+"""Commands that are killed or run out of disk space lose nothing: resumed or repeated, they give the same result."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Command:
     """A command that is disturbed.
 
     Attributes:
-        argv: Its arguments but --out, and `again` those that continue or repeat it.
-        earlier: A folder that holds what was there before, or None for an empty one.
-        atomic: Whether each of its files is either the earlier one or that of the finished command.
-        inside: The name in its folder that --out gives.
+        argv: Arguments except --out; `again` are those that continue or repeat it.
+        earlier: Folder with earlier files; None for an empty one.
+        atomic: Whether each file is always either the earlier one or that of the finished command.
+        inside: Name in its folder that is passed as --out.
     """
 
     argv: list[str]

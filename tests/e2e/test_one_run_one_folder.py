@@ -1,4 +1,4 @@
-"""One run owns its folder, one that is refused leaves nothing there, and one that is ended leaves it as it was."""
+"""A run owns its folder; a refused run leaves nothing there, and an interrupted one leaves the folder unchanged."""
 
 from __future__ import annotations
 

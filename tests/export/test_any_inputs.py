@@ -1,4 +1,4 @@
-"""Networks of any inputs: the batch anywhere or nowhere, any layout, whole numbers, states, single numbers."""
+"""Networks with any inputs: the batch in any dimension or none, any layout, integers, states and scalars."""
 
 from __future__ import annotations
 

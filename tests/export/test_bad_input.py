@@ -1,4 +1,4 @@
-"""User errors and interrupted exports: one line, the right exit code, and no file left behind."""
+"""User errors and interrupted exports give one line and the right exit code, and leave no file behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The regions of a collapse in few lines, and the one line that sums it up."""
+"""The table of the regions of a collapse, and its one-line summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files that are no graph, or lack what they need: every command says so in one line, with exit code 2."""
+"""For invalid or incomplete ONNX files, every command prints one line and exits with code 2."""
 
 from __future__ import annotations
 

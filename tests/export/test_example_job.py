@@ -1,4 +1,4 @@
-"""The CI job of `examples/equivalence.yml` runs as it stands there."""
+"""The CI job of `examples/equivalence.yml` runs unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ONNX file as the source of an export: collapsed, proved, or given back as it was."""
+"""An ONNX file as the source of an export is collapsed and verified, or returned unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights beside the ONNX file: read, written on request, and above 2 GiB always."""
+"""External weights of ONNX files: read, written on request, and always above 2 GiB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of classes that were not made here: nothing to insert, names like ours, foreign blocks."""
+"""Networks of foreign classes: nothing to insert, names like ours, foreign blocks."""
 
 from __future__ import annotations
 

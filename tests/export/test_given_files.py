@@ -1,4 +1,4 @@
-"""ONNX files as other tools write them: old opsets, any order, float16, training mode."""
+"""ONNX files written by other tools: old opsets, any order, float16, training mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks whose weights are not float32: written as float32, and compared at their own precision first."""
+"""Networks whose weights are not float32 are written as float32, and first compared at their own precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole export: what it writes, and that a failed check leaves nothing behind."""
+"""The whole export: the files that it writes; a failed check leaves nothing behind."""
 
 from __future__ import annotations
 

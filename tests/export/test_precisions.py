@@ -1,4 +1,4 @@
-"""An export in several precisions, for targets with and without an engine, each file gated and certified."""
+"""An export in several precisions, for targets with and without an engine; each file is checked and certified."""
 
 from __future__ import annotations
 

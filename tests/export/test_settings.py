@@ -1,4 +1,4 @@
-"""A free batch, several outputs, and preprocessing in the file: each gated like the rest."""
+"""A dynamic batch, several outputs, and baked preprocessing: each is checked like the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of several inputs, of whole numbers, and of no images, through the whole export."""
+"""Whole exports of networks with several inputs, integer inputs, and inputs other than images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""onnx-simplifier: its effect, and that nothing it does can lose the export."""
+"""onnx-simplifier: its effect; none of its failures can lose the export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that are one graph once fused have one digest; others do not."""
+"""Networks with the same fused graph have the same digest; others do not."""
 
 from __future__ import annotations
 

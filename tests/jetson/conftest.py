@@ -23,11 +23,11 @@ from irepdeploy.cli import main
 
 @dataclass
 class Server:
-    """A server and what it needs to be reached, shared by all tests: each begins with a fresh home and settings.
+    """A server and its client settings, shared by all tests; each test starts with a fresh home and settings.
 
     Args:
-        folder: Keys, configs, the login's set-up; `home` and `bin` of the far side lie in it.
-        config: For ``ssh -F``; it knows the server as ``board``.
+        folder: Folder with keys, configs and login set-up; `home` and `bin` of the remote side are in it.
+        config: File for ``ssh -F``, in which the server is called ``board``.
     """
 
     folder: Path

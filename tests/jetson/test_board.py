@@ -1,4 +1,4 @@
-"""`irepdeploy jetson` over a real server with a board of files behind it: an AGX Xavier with a fake TensorRT 8.5."""
+"""`irepdeploy jetson` over a real ssh server with a board made of files: an AGX Xavier with a fake TensorRT 8.5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The desk's side of the conversation with an agent, over a real server, with an agent made for it."""
+"""The client side of the conversation with an agent, over a real ssh server and with an agent made for these tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thorough check: on a pretended board, on a board of files with a fake TensorRT, and over ssh on this machine."""
+"""The thorough check: on a fake board, on a board made of files with a fake TensorRT, and over ssh on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint says what it is, comes back the same, and a bad one ends in one clear line with nothing run."""
+"""A checkpoint describes itself and loads unchanged; a bad one gives one clear line, and nothing in it is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of ``torch.export``: taken as networks, and nothing that a hostile file hides in one is run."""
+"""Programs of ``torch.export`` are accepted as networks, and nothing hidden in a hostile file is run."""
 
 from __future__ import annotations
 

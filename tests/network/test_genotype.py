@@ -1,4 +1,4 @@
-"""Genotypes as data: all published ones are valid, and errors name their place."""
+"""Genotypes as data: all published ones are valid, and errors name their location."""
 
 from __future__ import annotations
 

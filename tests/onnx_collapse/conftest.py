@@ -1,4 +1,4 @@
-"""Small ONNX graphs written down, and whether two models give the same numbers."""
+"""Small handwritten ONNX graphs, and comparison of the outputs of two models."""
 
 from __future__ import annotations
 

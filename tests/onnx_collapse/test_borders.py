@@ -1,4 +1,4 @@
-"""At the border: exact, or refused with the reason, or a constant map; never silently something else."""
+"""The border is exact, refused with the reason, or a constant map; it is never silently wrong."""
 
 from __future__ import annotations
 

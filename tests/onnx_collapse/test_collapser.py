@@ -1,4 +1,4 @@
-"""The pass as a whole: what it must leave alone, what it must keep, what it refuses to read."""
+"""The pass as a whole: what it must not touch, what it must keep, and what it refuses to read."""
 
 from __future__ import annotations
 

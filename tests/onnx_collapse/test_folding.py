@@ -1,4 +1,4 @@
-"""Constant folding gives what ONNX Runtime gives, and what sizes decide is known before the model runs."""
+"""Constant folding agrees with ONNX Runtime, and values determined by sizes are known before the model runs."""
 
 from __future__ import annotations
 

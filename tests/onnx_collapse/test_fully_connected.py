@@ -1,4 +1,4 @@
-"""Batch normalizations beside a fully connected layer become part of its weights."""
+"""Batch normalizations next to a fully connected layer become part of its weights."""
 
 from __future__ import annotations
 

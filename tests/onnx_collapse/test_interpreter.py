@@ -1,4 +1,4 @@
-"""The float64 run that proofs rest on, against ONNX Runtime."""
+"""The float64 interpreter on which proofs rely, compared with ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planning and proving are bounded: what takes too much is left alone, with the reason."""
+"""Planning and proving are bounded: what exceeds the limits is left alone, with the reason."""
 
 from __future__ import annotations
 

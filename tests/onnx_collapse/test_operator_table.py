@@ -1,4 +1,4 @@
-"""The table of operators: an operator that is added to it collapses, as docs/add-an-operator.md says."""
+"""The table of operators: an operator added to it collapses, as described in docs/add-an-operator.md."""
 
 from __future__ import annotations
 

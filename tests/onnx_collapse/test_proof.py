@@ -1,4 +1,4 @@
-"""The proof of a region finds what is wrong in it, and then the region stays as it was."""
+"""The proof of a region finds its faults, and the region then stays unchanged."""
 
 from __future__ import annotations
 

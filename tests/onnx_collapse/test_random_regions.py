@@ -1,6 +1,6 @@
-"""Random linear regions become the one convolution that they are; nearly linear ones keep their numbers.
+"""Random linear regions become the single convolution that they equal; nearly linear ones keep their outputs.
 
-A failure names its seed: ``linear_region(seed)`` or ``faulty_region(seed, fault)`` gives the graph again.
+A failure names its seed; ``linear_region(seed)`` or ``faulty_region(seed, fault)`` recreates the graph.
 """
 
 from __future__ import annotations

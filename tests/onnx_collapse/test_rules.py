@@ -1,4 +1,4 @@
-"""Every linear operator, in the forms of every opset, merges into the convolution before or behind it."""
+"""Every linear operator, in the forms of every opset, merges into the convolution before or after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files that stand for more than any computer holds."""
+"""Small files that describe more data than any computer can hold."""
 
 from __future__ import annotations
 

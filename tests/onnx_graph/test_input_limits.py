@@ -1,4 +1,4 @@
-"""Limits of whole numbers that a graph shows."""
+"""Limits of integer inputs that a graph reveals."""
 
 from __future__ import annotations
 

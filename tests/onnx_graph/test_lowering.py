@@ -1,4 +1,4 @@
-"""Files of newer opsets in the operators of an older one."""
+"""Files of newer opsets rewritten with operators of an older one."""
 
 from __future__ import annotations
 

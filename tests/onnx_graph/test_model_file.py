@@ -1,4 +1,4 @@
-"""Opening ONNX files: damaged ones, and weights stored beside the model."""
+"""Opening ONNX files: damaged ones, and ones with external weights."""
 
 from __future__ import annotations
 

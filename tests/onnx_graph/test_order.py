@@ -1,4 +1,4 @@
-"""Nodes in any order: sorted with as few moves as possible."""
+"""Nodes in any order are sorted with as few moves as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One answer to the precision of a file, over the desk's path (bench) and the board's (jetson and engines)."""
+"""The precision of a file is the same on the desk's path (bench) and the board's (jetson and engines)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structure digest: equal for what is renamed, reordered or has other weights, different for all that matters."""
+"""The structure digest ignores names, order and weights, and differs for every change that matters."""
 
 from __future__ import annotations
 

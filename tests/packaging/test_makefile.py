@@ -1,4 +1,4 @@
-"""The two commands, and that CI does what a laptop does."""
+"""The Makefile's main commands; CI runs the same ones as developers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed is what lies on the disk, and it works away from the source tree."""
+"""The installed files are those on disk, and they work outside the source tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tag becomes a version, its section of the changelog the notes; nothing else may publish."""
+"""A tag becomes a version, and its changelog section the release notes; nothing else may publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architectures as matrices, where they are read from, how two differ; and what all pictures share."""
+"""Architectures as matrices, their sources, differences between two; and properties of all pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`irepdeploy plot KIND`: every kind writes its picture; wrong input is one line, exit code 2, and no file."""
+"""`irepdeploy plot KIND`: every kind writes its picture; invalid input gives one line, exit code 2, and no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures for dark pages: every colour keeps its meaning and can be read."""
+"""Pictures for dark pages: every colour keeps its meaning and is legible."""
 
 from __future__ import annotations
 

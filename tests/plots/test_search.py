@@ -1,4 +1,4 @@
-"""What a search's journal says, as numbers, and how it is drawn."""
+"""Figures from the journal of a search, and their plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`irepdeploy inspect` and `inspect_model`: sizes against hand counts, every kind of source, what branches cost."""
+"""`irepdeploy inspect` and `inspect_model`: sizes compared with manual counts, every source, the cost of branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one definition of "the same"."""
+"""The single definition of equality of outputs."""
 
 from __future__ import annotations
 

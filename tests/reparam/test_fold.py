@@ -1,4 +1,4 @@
-"""Batch normalisation folded behind convolutions of any kernel: exact, and what cannot be folded stays."""
+"""Batch normalisation after convolutions of any kernel is folded exactly; where it cannot be folded, it stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Foreign networks that do unusual things: right or refused, never silently another function."""
+"""Unusual foreign networks are handled correctly or refused; they never silently become another function."""
 
 from __future__ import annotations
 

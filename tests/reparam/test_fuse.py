@@ -1,4 +1,4 @@
-"""Fusing is exact, proves itself, refuses what it cannot do, and keeps everything that is not a RepBlock."""
+"""Fusing is exact, verifies itself, refuses what it cannot do, and keeps everything that is not a RepBlock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Branches can be inserted into any network; what cannot be expanded is left alone and says why."""
+"""Branches can be inserted into any network; layers that cannot be expanded are left alone, with the reason."""
 
 from __future__ import annotations
 

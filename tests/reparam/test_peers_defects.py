@@ -1,4 +1,4 @@
-"""Defects found in the fusing code of peers, one test each, which names the peer and the defect."""
+"""Defects found in the fusing code of peers; each test names the peer and the defect."""
 
 from __future__ import annotations
 

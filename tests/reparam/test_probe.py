@@ -1,4 +1,4 @@
-"""The probe reads what the algebra computes, and finds the convolution in any class that is one."""
+"""The probe agrees with the algebra, and finds the convolution in any class that is equivalent to one."""
 
 from __future__ import annotations
 

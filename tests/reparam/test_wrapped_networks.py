@@ -1,4 +1,4 @@
-"""Fusing what training has made of a network: wrapped, converted, copied, compiled, traced."""
+"""Fusing networks in the forms that training produces: wrapped, converted, copied, compiled, traced."""
 
 from __future__ import annotations
 

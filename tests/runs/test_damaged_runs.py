@@ -1,4 +1,4 @@
-"""Files of runs and recipes, damaged at random: nothing wrong is read, and what is whole still is."""
+"""Randomly damaged files of runs and recipes: nothing wrong is read, and intact parts are still read."""
 
 from __future__ import annotations
 

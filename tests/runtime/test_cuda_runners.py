@@ -1,4 +1,4 @@
-"""The GPU's runners: whole where there is one; elsewhere what can be shown without."""
+"""GPU runners: complete tests if there is a GPU, otherwise everything that can be tested without one."""
 
 from __future__ import annotations
 

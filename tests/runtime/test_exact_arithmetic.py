@@ -1,4 +1,4 @@
-"""What decides about equality runs without TF32, and leaves the user's settings as they were."""
+"""Comparisons run without TF32, and leave the user's settings unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples for SLURM and Kubernetes: their syntax, and that every command and option of ours in them exists."""
+"""The examples for SLURM and Kubernetes: their syntax is valid, and all our commands and options in them exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of searches run as they stand."""
+"""The examples of searches run unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ird.search` and `ird.train`: anybody's network, data and task."""
+"""`ird.search` and `ird.train` with user-defined networks, data and tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparisons as independent jobs, and their results read together."""
+"""Comparisons split into independent jobs, and joined from their results."""
 
 from __future__ import annotations
 

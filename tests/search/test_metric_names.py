@@ -1,4 +1,4 @@
-"""What is shown of a run names the task's metric and its unit, not accuracy and percent."""
+"""Outputs of a run name the task's metric and its unit, not accuracy and percent."""
 
 from __future__ import annotations
 

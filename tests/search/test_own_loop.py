@@ -1,4 +1,4 @@
-"""`ird.Supernet` in a loop of one's own."""
+"""`ird.Supernet` in a custom training loop."""
 
 from __future__ import annotations
 

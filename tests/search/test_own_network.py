@@ -1,4 +1,4 @@
-"""Recipes that name a network, data and a task of the user's, from the command line on."""
+"""Recipes that name a user's network, data and task, used from the command line."""
 
 from __future__ import annotations
 

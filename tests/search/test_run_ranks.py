@@ -1,4 +1,4 @@
-"""A search and a training on two processes, beside one."""
+"""A search and a training on two processes, compared with one process."""
 
 from __future__ import annotations
 

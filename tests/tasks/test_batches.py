@@ -1,4 +1,4 @@
-"""Batches as loaders give them, and outputs as networks give them."""
+"""Batches in the forms of loaders, and outputs in the forms of networks."""
 
 from __future__ import annotations
 

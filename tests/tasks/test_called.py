@@ -1,4 +1,4 @@
-"""What a user's task raises, or gives that it should not, is one line that names the task and the method."""
+"""Exceptions and invalid results of a user's task give one line that names the task and the method."""
 
 from __future__ import annotations
 

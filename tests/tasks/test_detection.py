@@ -1,4 +1,4 @@
-"""The detection task: what its rows hold, average precision from them, and what it refuses."""
+"""The detection task: its statistics, the average precision from them, and errors."""
 
 from __future__ import annotations
 

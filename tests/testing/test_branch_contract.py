@@ -1,4 +1,4 @@
-"""Every branch meets the contract, and so does a foreign one; a faulty branch fails it."""
+"""Every branch meets the contract, including a foreign one; a faulty branch fails it."""
 
 from __future__ import annotations
 

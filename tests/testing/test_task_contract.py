@@ -1,4 +1,4 @@
-"""Every task meets the contract, and so does one of a user's; a faulty one fails it."""
+"""Every task meets the contract, including a user's task; a faulty one fails it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify MODEL --certificate FILE` and `check_certified`: is this the certified file, and is it still the same?"""
+"""`verify MODEL --certificate FILE` and `check_certified`: whether a file is the certified one, and unchanged."""
 
 from __future__ import annotations
 

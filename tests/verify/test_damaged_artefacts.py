@@ -1,4 +1,4 @@
-"""A campaign: whatever happens to a certified file, its sidecar or its certificate, `verify --certificate` says no."""
+"""A campaign: `verify --certificate` rejects every damage to a certified file, its sidecar or its certificate."""
 
 from __future__ import annotations
 

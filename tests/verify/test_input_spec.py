@@ -1,4 +1,4 @@
-"""An input: its text on the command line, whether it is an image, and its random values."""
+"""Input specifications: their text on the command line, whether they are images, and their random values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs for comparisons: what is gathered, and what is refused."""
+"""Inputs for comparisons: which ones are gathered and which are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX models run in a process that can be ended, with the same outputs as in this one."""
+"""ONNX models run in a process that can be killed, with the same outputs as in this one."""
 
 from __future__ import annotations
 

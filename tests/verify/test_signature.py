@@ -1,4 +1,4 @@
-"""Where a network has its batch: by the names of free sizes, by two runs, or nowhere."""
+"""The batch dimension of a network is found from the names of dynamic sizes or from two runs, or there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`irepdeploy verify`, `verify_models` and `assert_equivalent`: every pairing, and what cannot be compared."""
+"""`irepdeploy verify`, `verify_models` and `assert_equivalent`: all pairs of forms, and ones that cannot be compared."""
 
 from __future__ import annotations
 

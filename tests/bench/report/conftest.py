@@ -1,4 +1,4 @@
-"""Records made by hand: twelve networks, two devices, two runners."""
+"""Handmade records of twelve networks, two devices and two runners."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NETWORKS = [
 
 
 def a_record(model: str = "net", ms: float = 10.0, *, samples: int = 80, seed: int = 0, **changes: Any) -> Record:
-    """A record whose samples lie around `ms`, with some far above."""
+    """Return a record whose samples lie around `ms`, with some outliers far above."""
     rng = np.random.default_rng(seed)
     times = ms * (1 + 0.01 * rng.standard_normal(samples)) * np.where(rng.random(samples) < 0.03, 1.6, 1.0)
     values: dict[str, Any] = {
@@ -58,7 +58,7 @@ def a_record(model: str = "net", ms: float = 10.0, *, samples: int = 80, seed: i
 
 
 def table3() -> list[Record]:
-    """All networks on a CPU by two runners and on a GPU."""
+    """All networks on a CPU with two runners and on a GPU."""
     records = []
     for index, (name, family, params, macs, top1, paper_ms, on_cpu, on_gpu) in enumerate(NETWORKS):
         notes = ["the paper does not say whether TF32 was on"] if family == "plain" else []
@@ -77,7 +77,7 @@ def table3() -> list[Record]:
 
 
 def table2() -> list[Record]:
-    """Two graphs, of which one stands under three names."""
+    """Two graphs, one of which has three names."""
     names = [("VGG, BN folded", "plain", 94.12, None), ("RepVGG, fused", "re-parameterized", 94.62, 1.76)]
     names.append(("IrepVGG-16, fused", "re-parameterized", 95.65, 1.76))
     source = {"top1_source": "paper, not measured", "notes": []}

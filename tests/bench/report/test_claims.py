@@ -1,4 +1,4 @@
-"""Sentences follow the figures: the same models with other times say something else."""
+"""Sentences follow the figures: they change if the same models have other times."""
 
 from __future__ import annotations
 

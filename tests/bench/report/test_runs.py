@@ -1,4 +1,4 @@
-"""Runs and comparisons as their folders tell them: finished, running, killed half-way, foreign."""
+"""Runs and comparisons as read from their folders: finished, running, killed halfway, foreign."""
 
 from __future__ import annotations
 

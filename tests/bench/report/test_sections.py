@@ -1,4 +1,4 @@
-"""Sections of the page: what they say follows the figures of runs, exports and detections."""
+"""Sections of the page: their statements follow the figures of runs, exports and detections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that follows a run: who may read it, when it is made anew, and how it ends."""
+"""The page that follows a run: who may read it, when it is regenerated, and how it ends."""
 
 from __future__ import annotations
 

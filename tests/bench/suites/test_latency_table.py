@@ -1,4 +1,4 @@
-"""How measurements become a table; the measuring itself is faked, the networks are real."""
+"""Tables made from measurements; the measurements are faked, the networks are real."""
 
 from __future__ import annotations
 

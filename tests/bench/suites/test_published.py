@@ -1,4 +1,4 @@
-"""The paper's tables as data, and that every row is a network of the registry."""
+"""The paper's tables as data; every row must be a network of the registry."""
 
 from __future__ import annotations
 

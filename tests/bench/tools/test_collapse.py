@@ -1,4 +1,4 @@
-"""The table of the collapse, tool by tool, in its smallest form."""
+"""The table of the collapse for each tool, in its smallest form."""
 
 from __future__ import annotations
 

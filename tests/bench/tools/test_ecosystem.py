@@ -1,4 +1,4 @@
-"""The walk over other people's networks: limits, lines that can be continued, verdicts and tables."""
+"""The walk over third-party networks: limits, continuation, verdicts and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of the exporters measures what an export would write."""
+"""The comparison of exporters measures the files that an export would write."""
 
 from __future__ import annotations
 

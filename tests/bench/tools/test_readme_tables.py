@@ -1,4 +1,4 @@
-"""Tables of a Markdown file are what their records give."""
+"""Tables of a Markdown file agree with their records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hook of the site: generated pages, links to files of the repository, and what a page may not load."""
+"""The hook of the site: generated pages, links to files of the repository, and forbidden loading."""
 
 from __future__ import annotations
 

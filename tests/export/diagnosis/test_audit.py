@@ -1,4 +1,4 @@
-"""The audit finds every way in which a written file can differ from what was asked for."""
+"""The audit finds every way in which a written file can differ from the request."""
 
 from __future__ import annotations
 

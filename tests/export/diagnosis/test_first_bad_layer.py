@@ -1,4 +1,4 @@
-"""The first bad layer: found by name through every form that is written here, and nothing where nothing is wrong."""
+"""The first bad layer is found by name in every form that is written, and none is reported if nothing is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines: built whole or not at all, with a sidecar, whatever happens to the builder."""
+"""Engines are built completely or not at all, with a sidecar, whatever happens to the builder."""
 
 from __future__ import annotations
 

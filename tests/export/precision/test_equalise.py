@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: which maps, the same outputs to the bit, like ranges."""
+"""Cross-layer equalisation: choice of maps, bit-identical outputs, similar ranges."""
 
 from __future__ import annotations
 

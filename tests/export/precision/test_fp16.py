@@ -1,4 +1,4 @@
-"""The typed half graph: right numbers, right types, and refusals by name."""
+"""The typed float16 graph: correct values and types, and errors that name the tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Explicit Q/DQ: the form that TensorRT and ONNX Runtime want, the numbers, and what is refused."""
+"""Explicit Q/DQ: the forms that TensorRT and ONNX Runtime need, the values, and errors."""
 
 from __future__ import annotations
 

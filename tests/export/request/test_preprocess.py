@@ -1,4 +1,4 @@
-"""Preprocessing in the graph against numpy: every layout, order, padding and grouping; the border is exact."""
+"""Preprocessing in the graph compared with numpy for every layout, order, padding and grouping, with exact borders."""
 
 from __future__ import annotations
 

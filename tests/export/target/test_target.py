@@ -1,4 +1,4 @@
-"""Targets as data, and the line that is typed on a board."""
+"""Targets as data, and the command line for a board."""
 
 from __future__ import annotations
 

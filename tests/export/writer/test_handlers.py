@@ -1,7 +1,7 @@
-"""Every operator that the writer writes, compared with torch in ONNX Runtime at odd sizes, static and dynamic batch.
+"""Every operator of the writer, compared with torch in ONNX Runtime at odd sizes, with static and dynamic batch.
 
-Each file also passes the audit of the strictest target, so that no handler writes a form that TensorRT 8.5 misreads,
-and its float16 version agrees with it.
+Each file must also pass the audit of the strictest target, so that no handler writes a form that TensorRT 8.5 misreads,
+and its float16 version must agree with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The packed agent on a board of files: as a process, as the desk runs it, or its bench in this process."""
+"""The packed agent on a board made of files: as a process, like the desk runs it, or its bench in this process."""
 
 from __future__ import annotations
 

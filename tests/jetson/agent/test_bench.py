@@ -1,4 +1,4 @@
-"""bench: engines on a fake TensorRT and a board of files, and ONNX Runtime on this machine."""
+"""bench: engines on a fake TensorRT and a board made of files, and ONNX Runtime on this machine."""
 
 from __future__ import annotations
 

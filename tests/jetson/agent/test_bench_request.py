@@ -1,4 +1,4 @@
-"""Bench requests: what is refused before a board is touched."""
+"""Bench requests: invalid ones are refused before a board is touched."""
 
 from __future__ import annotations
 

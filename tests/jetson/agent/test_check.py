@@ -1,4 +1,4 @@
-"""check: what a board is and what it lacks."""
+"""check: facts about a board, and what is missing there."""
 
 from __future__ import annotations
 

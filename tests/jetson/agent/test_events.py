@@ -1,4 +1,4 @@
-"""Events: JSON whatever is in them, and a reader that is gone is noticed."""
+"""Events: valid JSON whatever they contain; a reader that has exited is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overseer: what ends a run early, and what does not."""
+"""Overseer: events that stop a run early, and events that do not."""
 
 from __future__ import annotations
 

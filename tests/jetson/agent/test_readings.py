@@ -1,4 +1,4 @@
-"""Recorded output of boards' programs and files; each recording names its source."""
+"""Recorded output of programs and files of boards; each recording names its source."""
 
 from __future__ import annotations
 

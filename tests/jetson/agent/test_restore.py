@@ -1,4 +1,4 @@
-"""Clocks and power mode are as they were, however a run ends."""
+"""Clocks and power mode are restored, however a run ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that ends before any of its writes, and again when it is continued, still ends with the same files."""
+"""A run interrupted before any of its writes, and again when continued, still ends with the same files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that torchrun starts again find each other, and the run that they had begun."""
+"""Ranks restarted by torchrun find each other and the run that they began."""
 
 from __future__ import annotations
 

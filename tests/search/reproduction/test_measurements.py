@@ -1,4 +1,4 @@
-"""Cells of a protocol that train nothing: a population scored again, and the time that scoring one takes."""
+"""Cells of a protocol without training: scoring a population again, and timing the scoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of docs/does-it-pay.md: which cells there are, how they are made and resumed, and what tables say."""
+"""The protocol of docs/does-it-pay.md: its cells, how they are run and resumed, and its tables."""
 
 from __future__ import annotations
 

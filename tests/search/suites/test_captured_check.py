@@ -1,4 +1,4 @@
-"""The check of the captured forward pass, with a pretended one: CUDA graphs need a GPU."""
+"""The check of the captured forward pass, with a fake one, since CUDA graphs need a GPU."""
 
 from __future__ import annotations
 

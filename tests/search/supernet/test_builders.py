@@ -1,4 +1,4 @@
-"""How a recipe's data become a data set and a network for it."""
+"""Building the data set and the network of a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train.compile` and `search.compile`: what is trained, how many graphs there are, and what a resumed run is."""
+"""`train.compile` and `search.compile`: results, number of graphs, and resumed runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven through its debugging pipe: no driver program, no port, no package."""
+"""Headless Chromium driven through its debugging pipe, without a driver program, a port or a package."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PATIENCE_S = 60.0
 
 
 class Chromium:
-    """One browser with one tab and a profile of its own.
+    """A browser with one tab and its own profile.
 
     Attributes:
-        messages: What pages wrote to the console, and errors that no script caught, since the last `open`.
-        requests: Addresses outside the page itself that it asked for since the last `open`.
+        messages: Console output of pages, and uncaught errors, since the last `open`.
+        requests: Addresses outside the page that it requested since the last `open`.
     """
 
     def __init__(self, program: str, profile: Path) -> None:
@@ -69,7 +69,7 @@ class Chromium:
         )
 
     def close(self) -> None:
-        """End it, all processes of it."""
+        """Stop the browser with all its processes."""
         os.close(self._to)
         os.close(self._from)
         with contextlib.suppress(ProcessLookupError):
@@ -77,7 +77,7 @@ class Chromium:
         os.waitpid(self.process, 0)
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send one command and give its result; events that arrive meanwhile are kept."""
+        """Send a command and return its result; events that arrive in the meantime are kept."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -88,7 +88,7 @@ class Chromium:
     def open(
         self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, phone: bool = False
     ) -> None:
-        """Load a file, as a screen of that size and taste shows it."""
+        """Load a file, as shown on a screen of this size and colour scheme."""
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
         )
@@ -108,13 +108,13 @@ class Chromium:
         self._wait(lambda message: message.get("method") == event, event)
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Return the value of an expression in the page."""
         done = self.command("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
     def hover(self, x: float, y: float) -> None:
-        """Move the pointer there."""
+        """Move the pointer to a position."""
         self.command("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def press(self, key: str) -> None:
@@ -125,7 +125,7 @@ class Chromium:
             self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
     def screenshot(self, path: Path, **clip: float) -> Path:
-        """The whole page, or `clip` (x, y, width, height) of it, as PNG."""
+        """Return the whole page, or `clip` (x, y, width, height) of it, as PNG."""
         size = self.command("Page.getLayoutMetrics")["cssContentSize"]
         area = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1, **clip}
         done = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=area)
@@ -184,7 +184,7 @@ def chromium(
     _browsers: list[Chromium],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Chromium:
-    """A running Chromium without network; skipped where it is not installed, which under CI is a failure."""
+    """A running Chromium without network access; skipped if it is not installed, which is a failure in CI."""
     program = requires_debian("chromium", "chromium")
     if not _browsers:
         _browsers.append(Chromium(program, tmp_path_factory.mktemp("chromium")))

@@ -1,4 +1,4 @@
-"""The page as a reader has it: opened in a real browser, without network."""
+"""The page opened in a real browser, without network access."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_point_with_the_focus_says_it_and_escape_ends_it(chromium: Any, page: 
     assert chromium.run("document.activeElement.getAttribute('aria-describedby')") == "tip"
     # What a screen reader says is the same.
     assert chromium.run("document.activeElement.getAttribute('aria-label')") == text.replace("\n", ", ")
-    # A chart is one stop of the Tab key: the arrow keys go from mark to mark.
+    # A chart is a single stop of the Tab key; the arrow keys move from mark to mark.
     chromium.press("ArrowRight")
     assert chromium.run(TIP)[1].startswith("ResNet-34\n")
     chromium.press("Escape")
@@ -204,7 +204,7 @@ def test_hostile_names_are_text(chromium: Any, hostile_page: Path) -> None:
 
 
 def test_a_script_that_got_in_would_not_run(chromium: Any, page: Path, tmp_path: Path) -> None:
-    """The page's own content security policy blocks a script that was injected into it."""
+    """The page's content security policy blocks an injected script."""
     put_in = "<main><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     changed = tmp_path / "changed.html"
     changed.write_text(page.read_text().replace("<main>", put_in))
