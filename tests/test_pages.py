@@ -41,7 +41,7 @@ SMALL = ["search.evolutions=2", "train.epochs=2", "data.options.train=50", "data
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its language, the file that it is, its text, and the mark behind it."""
+    """A code block: its language, its file, its text, and the mark after it."""
 
     language: str
     file: str
@@ -101,7 +101,7 @@ def test_every_exit_code_is_listed() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder, from which modules are imported, and which nothing that was imported outlives."""
+    """An empty folder from which modules are imported; imported modules are removed afterwards."""
     from irepdeploy.export.target.target import TARGETS
     from irepdeploy.onnx_collapse.operators import OPERATORS
     from irepdeploy.reparam.branches import BRANCHES

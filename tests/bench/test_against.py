@@ -128,7 +128,7 @@ def test_a_bad_line_is_left_out_unless_it_may_be_the_one_that_counts(
     path.write_bytes(first + bad[:-50] + b"\n" + last)
     assert Guard.read(path, 0.05).check([record()])[0].outcome == OK
     assert f"omitted: {path}, line 2: not a record: not JSON" in capsys.readouterr().err
-    # A model that only stands before the bad line, or nowhere.
+    # A model that only occurs before the bad line, or nowhere.
     for lines, model in ((first + bad[:-50] + b"\n", "plain"), (bad[:-50] + b"\n" + last, "new")):
         path.write_bytes(lines)
         with pytest.raises(InputError, match=rf"may be the last record of {model} \(ort-cpu"):
@@ -184,7 +184,7 @@ def test_tf32_and_the_gpu_count_on_a_gpu_alone() -> None:
     h200 = changed(SYSTEM, gpu=[{"name": "H200", "clocks.sm": "1"}])
     with pytest.raises(InputError, match=r"GPU \['H200'\], here \['A100'\]"):
         Guard([then(runner=gpu, system=h200)], 0.05).check([now])
-    # What runs on the CPU does not see it.
+    # It does not affect models that run on the CPU.
     assert Guard([then(system=h200)], 0.05).check([record(system=a100)])[0].outcome == OK
 
 

@@ -32,7 +32,7 @@ from support.scale_model import scale_model
 def bench_models(
     models: Sequence[Any], runners: Sequence[str] = (), on_round: Any = None, **options: Any
 ) -> list[Record]:
-    """Measure, as short as it may be."""
+    """Run the shortest possible measurement."""
     subjects = models if isinstance(models[0], Subject) else find_subjects(models, runners)
     request = BenchRequest(**{"min_seconds": 0.0, "min_samples": 8, **options})
     return latency.bench_models(subjects, request, on_round)
@@ -245,7 +245,7 @@ def test_branches_are_written_as_they_stand(folder: Path) -> None:
     from irepdeploy.reparam.origin import origin_of
 
     net = ird.load("branches.pt").eval()
-    # A subnet: what takes no part is not written.
+    # A subnet: inactive branches are not written.
     first = next(module for module in net.modules() if isinstance(module, RepBlock))
     first.active = first.active[1:3]
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -307,7 +307,7 @@ def test_offline_sweeps_batches(folder: Path) -> None:
     ]  # fmt: skip
     assert [record.input_shape[0] for record in records] == [1, 3, 1, 3]
     assert {record.scenario for record in records} == {"offline"}
-    # Those of one batch, and no others, come from the same rounds.
+    # Only records of the same batch size come from the same rounds.
     assert records[0].created == records[2].created != records[1].created == records[3].created
     assert shares == sorted(shares) and shares[-1] == 1.0
     assert read("r/records.jsonl") == records
@@ -414,7 +414,7 @@ def test_inputs_of_any_type_and_given_ones(folder: Path, capsys: pytest.CaptureF
     assert (whole.batch, whole.input_shape, whole.conditions["input"]) == (2, [2, 5], "input 0 to 1")
     (scalar,) = bench_models(["scalar.onnx"])
     assert (scalar.batch, scalar.input_shape) == (1, [1])
-    # A size that only the given inputs tell, and fewer samples than usual.
+    # A size known only from the given inputs, and fewer samples than usual.
     Path("free.onnx").write_bytes(onnx_model(("batch", 1, "height", 16)))
     np.save("x.npy", np.ones((3, 1, 20, 16), np.float32))
     arguments = ["bench", "free.onnx", "--inputs", "x.npy", "--seconds", "0", "--samples", "2", "--out", "r"]
@@ -514,14 +514,14 @@ def test_the_best_batch_by_hand(records: list) -> None:
     other = replace(records[1], samples_ns=[1_000_000] * 80)
     found = optimum([swept(1, 2.0), swept(2, 3.2), swept(4, 6.4), other])
     assert len(found) == 2
-    # 500, 625 and 625 images a second: the smaller batch waits less.
+    # 500, 625 and 625 images/s: of equal rates, the smaller batch is better.
     assert found[0].best.batch == 2
     assert found[0].best.images_per_second == pytest.approx(625)
     assert [row.batch for row in found[0].sweep] == [1, 2, 4]
     assert batch_cells(found[0]) == ["plain", "torch", 2, "625.0", "3.200", "1: 500.0, 2: 625.0, 4: 625.0"]
     assert batch_cells(found[1])[4] == "1.000 unsteady"
     assert len(BATCH_COLUMNS) == 6
-    # Ratios are of one batch.
+    # Ratios compare equal batch sizes.
     ratios = [row.ratio for row in rows([swept(1, 2.0), swept(2, 3.2), other])]
     assert [None if ratio is None else ratio.value for ratio in ratios] == [None, None, 0.5]
 

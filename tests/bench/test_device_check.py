@@ -22,7 +22,7 @@ from irepdeploy.bench.suites.published import TABLE2, TABLE3
 from irepdeploy.board.steps import FAILED, LATE, NOT_RUN, OK, SKIPPED, Finding, run_step
 from irepdeploy.errors import CheckFailed, MissingError, RunError
 
-# What the machine that is lent does not have.
+# Packages that are missing on the GPU machine.
 _BARRED = ("pydantic", "yaml", "typer", "click", "rich", "sklearn", "scipy", "matplotlib", "PIL", "onnxsim", "jinja2")
 _ORDER = [
     "bindings", "graphs", "runners", "compile", "captured forward", "tf32", "clock", "table1, small",
@@ -32,7 +32,7 @@ _ORDER = [
 
 
 def here(step: Step, limit_s: float) -> Finding:
-    """Run a step in this process; suites, and the compiler, which takes minutes on a CPU, are left out."""
+    """Run a step in this process, without suites and the compiler, which takes minutes on a CPU."""
     name, *words = step.command[3:]
     if name != "irepdeploy.bench.device_steps" or "compile" in step.name:
         return Finding(step.name, OK, "left out")
@@ -61,12 +61,12 @@ def test_a_dry_run_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found["runners"]["said"] == "right: torch, ort-cpu"
     assert found["runners"]["figures"]["torch, included"]["error"] < 1e-4
     assert found["tf32"]["figures"]["error_off"] < 1e-5
-    # Of the latency rows, one beside its reference.
+    # One of the latency rows with its reference.
     assert found["latency"]["said"].startswith("2 of 2 rows")
     latency = [json.loads(line) for line in (tmp_path / "latency" / "records.jsonl").read_text().splitlines()]
     assert [(line["network"], line["tf32"]) for line in latency[:2]] == [("IrepVGG-16", False), ("VGG", False)]
     assert set(latency[1]["samples_ns"]) == {"IrepVGG-16 eager", "VGG eager"}
-    # The table comes last, after what the paper's conditions gave.
+    # The table comes last, after the results of the paper's conditions.
     assert "\nlatency\nTable 2, IrepVGG-16: eager" in out and out.rindex("Device check") > out.rindex("Table 2, VGG")
     assert all(name in out[out.rindex("Device check") :] for name in _ORDER)
     assert (tmp_path / "logs" / "runners.txt").read_text().startswith('{"status": "ok"')
@@ -244,7 +244,7 @@ def test_the_paper_rows_and_the_carried_wheels(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Clocked:
-    """A call of a GPU, as far as a check of a runner looks at it."""
+    """A GPU call with the attributes that the check of a runner uses."""
 
     def __init__(self, **described: Any) -> None:
         self.described = {"device": "cuda:0", "provider": "torch cuda", **described}
@@ -286,7 +286,7 @@ def test_rtx_is_skipped_where_it_is_not_carried(tmp_path: Path, monkeypatch: pyt
     request = device_steps.Request("cuda", tmp_path)
     with pytest.raises(MissingError, match="not carried: ONNX model in memory: NvTensorRTRTX"):
         device_steps.STEPS["rtx"](request)
-    # A carried one that runs wrongly fails, and is not taken for a missing one.
+    # A wheel that is present but gives wrong results fails; it does not count as missing.
     monkeypatch.setattr(device_steps, "_engine_runner", lambda *given: Clocked())
     with pytest.raises(CheckFailed, match="its outputs are wrong"):
         device_steps.STEPS["rtx"](request)

@@ -31,7 +31,7 @@ def test_report_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_bench_is_compared_with_them(limit: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     earlier = ASSETS / "models.jsonl"
     if code:
-        # The same machine a thousand times faster then.
+        # The same machine, a thousand times faster at that time.
         lines = [json.loads(line) for line in earlier.read_text().splitlines()]
         for line in lines:
             line["samples_ns"] = [value // 1000 for value in line["samples_ns"]]

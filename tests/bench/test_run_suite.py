@@ -15,7 +15,7 @@ from irepdeploy.runs.suite import SuiteReport, SuiteRequest
 
 
 def asked(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
-    """Tells what it was asked."""
+    """Records its request."""
     cells = [[request.scale, request.device, str(request.threads), str(request.seed)]]
     figures = {"scale": request.scale, "models": request.models, "runners": request.runners}
     figures |= {"seconds": request.seconds, "only": request.only, "out": request.out and str(request.out)}

@@ -187,7 +187,7 @@ def test_a_failure_while_capturing_ends_the_capture(opened: Any) -> None:
     stream = cuda.stream()
     with pytest.raises(ZeroDivisionError):
         cuda.capture(stream, lambda: 1 // 0)  # type: ignore[arg-type]
-    # Neither the graph that the capture ended in, nor an error of it.
+    # Neither the graph of the capture nor its error remains.
     assert library.left() == ["streams"] and library.last_error == 0
     cuda.capture(stream, lambda: None).end()
     assert library.left() == ["streams"]
@@ -311,7 +311,7 @@ class FakePyCuda(ModuleType):
         return self.Allocation(self, size)
 
     def Stream(self, flags: int = 0) -> Any:  # noqa: N802
-        # CU_STREAM_NON_BLOCKING: another one would wait for the default stream.
+        # CU_STREAM_NON_BLOCKING: any other stream would wait for the default stream.
         assert flags == 1
         return SimpleNamespace(handle=4096, synchronize=lambda: None)
 
@@ -384,7 +384,7 @@ def test_the_order_of_bindings(libraries: list[Any], monkeypatch: pytest.MonkeyP
     fake = FakePyCuda()
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", fake)
-    # Where there is nothing else; it has no graphs.
+    # Used if there is nothing else; it has no graphs.
     assert open_cuda().name == "pycuda"
     libraries.append(FakeCudart())
     assert open_cuda().name == "ctypes"
@@ -426,7 +426,7 @@ def test_a_binding_that_cannot_load_the_driver_gives_way(libraries: list[Any], m
 def test_the_libraries_of_pip_and_of_unpacked_toolkits_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """dlopen searches neither folder; where they lie is seen in the wheels nvidia-cuda-runtime and -cu12."""
+    """dlopen searches neither folder; the locations are those of the wheels nvidia-cuda-runtime and -cu12."""
     paths = [
         tmp_path / "site" / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12",
         tmp_path / "site" / "nvidia" / "cu13" / "lib" / "libcudart.so.13",
@@ -449,7 +449,7 @@ def test_the_libraries_of_pip_and_of_unpacked_toolkits_are_found(
     pattern = str(tmp_path / "toolkit ?x?" / "cuda*" / "lib64" / "libcudart.so.*")
     monkeypatch.setattr(cuda_library, "_IN_TOOLKITS", (pattern,))
     assert list(cuda_libraries()) == [str(paths[1]), str(paths[0]), str(paths[2])]
-    # What the loader finds by itself comes first, and is not loaded again from a file.
+    # Libraries that the loader finds itself come first, and are not loaded again from a file.
     assert tried[0] == "libcudart.so.13"
     monkeypatch.setattr(cuda_library.ctypes, "CDLL", lambda name: name)
     assert list(cuda_libraries()).count(str(paths[1])) == 0

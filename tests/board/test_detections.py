@@ -29,7 +29,7 @@ def found(images: int = 3, rows: int = 20, seed: int = 0) -> dict[str, Array]:
 
 
 def shuffled(outputs: dict[str, Array], seed: int = 1) -> dict[str, Array]:
-    """Return the same detections in another order, with rubbish behind them."""
+    """Return the same detections in another order, followed by garbage."""
     random, other = np.random.default_rng(seed), {name: array.copy() for name, array in outputs.items()}
     for image, count in enumerate(outputs["num_dets"][:, 0]):
         order = random.permutation(count)
@@ -66,7 +66,7 @@ def test_every_difference_is_found(name: str, change: float, reason: str) -> Non
 def test_rounding_decides_the_end_of_a_list() -> None:
     a, b = found(), shuffled(found())
     last = {name: array.copy() for name, array in a.items()}
-    # The lowest row of an image is another one, of nearly the same score.
+    # The last row of an image is a different one with nearly the same score.
     last["boxes"][2, 15] = [1, 1, 2, 2]
     last["scores"][2, 15] -= 2e-5
     assert compare_outputs(last, b).ok and compare_outputs(b, last).ok

@@ -14,9 +14,9 @@ STEM = (
 )
 MOVE = "Name: __myl_Move_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Datatype: Float }], Outputs: []"
 FUSED = "Name: __myl_CorrMulAddReluCorrAdd_myl0_2, LayerType: runtime_fusion, Inputs: [ { Name: a, Datatype: Int8 }]"
-# A user's layer may be called anything.
+# A user's layer may have any name.
 NAMED = "Name: Correlate_U9_myl0_3, LayerType: gemm, Inputs: [ { Name: b, Datatype: Half }]"
-# As logs of TensorRT 8 that people have published.
+# As in published logs of TensorRT 8.
 CLASSIC = (
     "Engine Layer Information:\n"
     "Layer(Reformat): Reformatting CopyNode for Input Tensor 0, Tactic: 0x3e8, x[Float(1,3,8,8)] -> r[Half(1,3,8,8)]\n"

@@ -181,7 +181,7 @@ def test_no_timing_cache_for_what_does_not_time() -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_layers_of_each_version_are_counted_by_precision(version: str) -> None:
-    # Of all fakes, the layer reads half-precision.
+    # In all fakes, the layer reads half precision.
     layers = build(FakeTensorrt(version))[2]["layers"]
     assert (layers["convolutions"], layers["convolution_inputs"]) == (1, {"Half": 1})
 

@@ -134,7 +134,7 @@ def test_another_provider_in_its_place_is_an_error(name: str) -> None:
     ("name", "line"), [(CUDA, "onnxruntime-gpu"), (TENSORRT, "TensorRT"), (RTX, "onnxruntime-ep-nv-tensorrt-rtx")]
 )
 def test_a_provider_that_is_not_there(name: str, line: str) -> None:
-    # Before anything is said of TF32.
+    # Before any message about TF32.
     with pytest.raises(MissingError, match=f"{name} is not part of the installed") as caught:
         opened(FakeOnnxruntime(CPU), name, tf32=False)
     assert line in caught.value.hint
@@ -240,7 +240,7 @@ def test_a_bound_call_without_transfers(monkeypatch: pytest.MonkeyPatch) -> None
         assert call() is None
         assert (session.runs, session.bound_runs) == (0, before + 1)
         assert session.binding.outputs == {"logits": "cuda"}
-        # Without it the call would return before the GPU is done.
+        # Without this, the call would return before the GPU is done.
         assert session.binding.synchronized == 1
 
 

@@ -39,7 +39,7 @@ class FakeMachine:
 
 def quick(machine: FakeMachine, calls, **settings) -> dict[str, Measurement]:
     settings = {"seed": 0, "min_samples": 8, "min_seconds": 0.0, "warmup_min_seconds": 0.0, **settings}
-    # A collection takes long once torch is imported.
+    # Garbage collection takes long once torch is imported.
     with mock.patch.object(gc, "collect"):
         return measure(calls, clock=machine.clock, **settings)
 
@@ -221,7 +221,7 @@ def test_a_difference_of_ten_percent_is_seen_through_the_drift() -> None:
     a, b = drifting(300, 1.1, seed=3)
     paired, unpaired = ratio(a, b, seed=0, resamples=500), ratio(a, b, seed=0, paired=False, resamples=500)
     assert paired.low > 1.0
-    # Rounds are what they share: drawn apart, the drift of one meets another drift of the other.
+    # Rounds are what they share: drawn separately, the drifts of the two would not cancel.
     assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
 
 

@@ -42,7 +42,7 @@ def write(engine: Path, beside: Sidecar) -> None:
 
 def test_an_engine_that_fits(engine: Path) -> None:
     assert check_sidecar(engine, **HERE) == read_sidecar(engine) == sidecar()
-    # What is not known is not compared: JetPack tells four parts of a version, a wheel may tell three.
+    # Unknown parts are not compared: JetPack reports four parts of a version, a wheel perhaps three.
     assert check_sidecar(engine, version="10.3.0", flavour="tensorrt")
     # An engine for any GPU.
     write(engine, sidecar(compute_capability=None))

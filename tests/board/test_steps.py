@@ -59,13 +59,13 @@ def test_a_step_that_takes_too_long_is_ended_with_what_it_started() -> None:
     found = run(child, limit_s=2.0)
     assert found.status == LATE and found.said == "ended after 2 s"
     pid = int(found.output)
-    # Gone, or a zombie that waits for its new parent.
+    # Gone, or a zombie that waits to be reaped.
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         assert "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_a_step_whose_output_something_else_holds_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of its group it is not ended, and must not be waited for; a step that has ended is not late."""
+    """A process outside its group is not killed and must not be waited for; a finished step is not late."""
     monkeypatch.setattr(steps, "_GRACE_S", 0.1)
     line = json.dumps({"status": OK, "said": "well", "figures": {}})
     for more, status in ((f"echo '{line}'", OK), ("wait", LATE)):

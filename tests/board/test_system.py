@@ -185,7 +185,7 @@ def test_state_is_json_and_quick_to_take_again() -> None:
     assert set(state) == {"cpu", "load_average", "gpu"}
 
 
-# A driver of before 535 does not know the newer name, and refuses the whole question.
+# Drivers before 535 do not know the newer name and reject the whole query.
 @pytest.mark.parametrize("known", ["clocks_event_reasons.active", "clocks_throttle_reasons.active", "neither"])
 def test_state_of_a_gpu(monkeypatch: pytest.MonkeyPatch, known: str) -> None:
     def run(command: list[str], **where: object) -> str:

@@ -136,7 +136,7 @@ def test_logger_keeps_everything() -> None:
     keep = lambda *message: kept.append(message)  # noqa: E731
     logger_of(trt, keep).log(Severity.ERROR, "no")
     assert kept == [("ERROR", "no")]
-    # One for the process, and each that listens hears it until it stops.
+    # There is one logger per process, and each listener receives its messages until it stops.
     also: list[tuple[str, str]] = []
     hear = lambda *message: also.append(message)  # noqa: E731
     assert logger_of(trt, hear) is logger_of(trt, lambda *message: None)

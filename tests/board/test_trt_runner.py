@@ -92,7 +92,7 @@ def test_everything_is_given_back(place: Place) -> None:
         runner.bind(feeds())
         for _ in range(3):
             runner.infer(feeds())
-        # Of the bound call, one input and one output.
+        # One input and one output belong to the bound call.
         assert len(place.cuda.blocks) == 2
     assert place.cuda.left() == []
 
@@ -105,7 +105,7 @@ def test_so_are_graphs_events_and_the_hosts_memory(place: Place, graph: bool) ->
         for batch in (3, 4):
             runner.infer(feeds(batch))
             call()
-        # Each capture replaces the one before.
+        # Each capture replaces the previous one.
         assert len(place.cuda.execs) == graph and not place.cuda.graphs
         assert len(place.cuda.events) == 2 and len(place.cuda.pinned) == 2
     assert place.cuda.left() == []
@@ -139,7 +139,7 @@ def test_a_bound_call_keeps_its_inputs(place: Place, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("graph", [False, True])
 def test_a_bound_call_computes_what_it_was_bound_to(place: Place, graph: bool) -> None:
-    """With transfers its outputs come back, also from a graph, and also after other shapes ran in between."""
+    """With transfers, outputs are copied back, also from a graph, and after other shapes ran in between."""
     place.build(batch="n")
     with TrtRunner(place.engine, cuda_graph=graph, transfers="included") as runner:
         call = runner.bind(feeds(2))
@@ -165,7 +165,7 @@ def test_an_engine_that_cannot_be_captured_runs_without_a_graph(place: Place, fa
         assert runner.describe()["cuda_graph"].startswith(said)
         call()
         np.testing.assert_allclose(runner._hosts[-1], expected(feeds())["logits"], rtol=1e-6)
-        # No error is left that a later check, of torch say, would take for its own.
+        # No error remains that a later check, for example by torch, would attribute to itself.
         assert place.cuda.last_error == 0 and not place.cuda.launches
     assert place.cuda.left() == []
 
@@ -221,7 +221,7 @@ def test_a_runtime_that_cannot_be_made(place: Place) -> None:
 
 
 def test_several_devices(place: Place) -> None:
-    """Whatever the current device is, an engine runs on its own."""
+    """An engine runs on its own device, whatever the current device is."""
     place.build(batch="n")
     place.cuda = FakeCudart(devices=2)
     with TrtRunner(place.engine, device=1, cuda_graph=True) as on_1, TrtRunner(place.engine, device=0) as on_0:
@@ -285,7 +285,7 @@ def test_what_a_bound_call_contains_and_what_the_device_times(
         call = runner.bind(feeds())
         done.clear()
         call()
-        # The events stand around the inference alone: a copy to the device before them, one from it after.
+        # The events enclose the inference only, not the copies before and after it.
         assert done == [*copies[:1], 0, 9, 0, *copies[1:]]
         assert call.device_ns() == 1_500_000
     with pytest.raises(InputError, match="transfers 'both'"), TrtRunner(place.engine, transfers="both"):
@@ -299,7 +299,7 @@ def test_describes_engine_gpu_and_binding(place: Place) -> None:
     assert described["provider"] == "TensorRT" and described["version"] == "10.3.0.26"
     assert (described["precision"], described["typing"], described["tf32"]) == ("fp16", "strong", True)
     assert described["gpu"]["name"] == "Fake GPU" and described["cuda_binding"] == "ctypes"
-    # By default a Tegra may block, and wake up later than the GPU is done.
+    # By default, a Tegra may block and wake up only some time after the GPU is done.
     assert described["host_waits"] == "spin" and place.cuda.flags == {0: 1}
 
 
@@ -319,7 +319,7 @@ def test_refuses_what_its_sidecar_rules_out(place: Place, changes: dict[str, Any
         pass
     assert caught.value.hint == "build it again: irepdeploy export model.onnx --target trt"
     assert not place.cuda.streams
-    # That is said without a GPU too, as far as it is not about the GPU.
+    # Without a GPU, the errors that do not concern the GPU are the same.
     place.cuda = FakeCudart(devices=0)
     expected = MissingError if "compute_capability" in changes else InputError
     with pytest.raises(expected), TrtRunner(place.engine):
@@ -406,7 +406,7 @@ def test_bench_says_that_an_engine_is_timed_without_a_graph(place: Place, capsys
 
 @pytest.mark.trt
 def test_a_real_engine_is_not_run_here(tmp_path: Path) -> None:
-    """On a machine with no GPU the answer is that there is none; with one, this engine's fate is for that machine."""
+    """On a machine without a GPU the error says so; with one, the result depends on that machine."""
     from irepdeploy.board.cudart import device_facts
     from irepdeploy.board.runner import TensorSpec
     from irepdeploy.export.engine.engine import build_engine

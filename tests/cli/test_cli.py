@@ -30,7 +30,7 @@ HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "onnxsim", "matplotlib", "skle
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Register:
-    """`register(name=function, ...)`: these are all the commands there are; a string is an entry point's value."""
+    """`register(name=function, ...)`: set all commands; a string is the value of an entry point."""
     monkeypatch.chdir(tmp_path)
 
     def only(**commands: Any) -> None:
@@ -278,7 +278,7 @@ def test_version(register: Register, capsys: Output) -> None:
 
 @pytest.fixture
 def lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """`lacking(code)`: an entry point to a module of this code, which fails to load."""
+    """`lacking(code)`: an entry point to a module with this code, which fails to load."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(code: str) -> str:

@@ -15,7 +15,7 @@ Output = pytest.CaptureFixture[str]
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, capsys: Output, *words: str) -> list[str]:
-    """What bash is offered for the last of these words."""
+    """Return the completions that bash offers for the last of these words."""
     monkeypatch.setenv(completion.VARIABLE, "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "\n".join(["irepdeploy", *words]))
     monkeypatch.setenv("COMP_CWORD", str(len(words)))

@@ -102,7 +102,7 @@ _NUMBERS = (
     ),
     *(str(2**31), str(2**32), str(2**63), str(2**64), "1e-320"),
 )
-# Words that get past the first check, by the name of the parameter; any other takes a word of those above.
+# Words that pass the first check, by parameter name; other parameters take one of the words above.
 _LIKELY = {
     "source": ("net.pt", "fused.pt", "model.onnx", "vgg6", *_ODD_NAMES[:4]),
     "sources": ("net.pt", "arch.json", "run", "irep-resnet18", "a=vgg6"),
@@ -170,7 +170,7 @@ _LIKELY = {
     "threads": ("1", "2"),
     "seconds": ("0", "0.1"),
 }
-# What else a line needs so that an option, by the name of its parameter, is used.
+# Further words that a line needs for an option, by parameter name, to be used.
 _NEEDED = {
     "batch": ("--cost",),
     "presets": ("--cost",),
@@ -218,7 +218,7 @@ class Line(NamedTuple):
 
 
 def commands(program: Any) -> dict[tuple[str, ...], Any]:
-    """Return the commands of the program by the words that name them."""
+    """Return the commands of the program by their words."""
     found: dict[tuple[str, ...], Any] = {}
 
     def collect(words: tuple[str, ...], command: Any) -> None:
@@ -233,7 +233,7 @@ def commands(program: Any) -> dict[tuple[str, ...], Any]:
 
 @st.composite
 def lines(draw: st.DrawFn, known: dict[tuple[str, ...], Any]) -> Line:
-    """Draw a line that is right, or has up to two words that are not; half of the lines find a damaged file."""
+    """Draw a valid line, or one with up to two invalid words; half of the lines meet a damaged file."""
     words = draw(st.sampled_from(sorted(known)))
     args, places = [*words], []
 
@@ -303,7 +303,7 @@ def _text(stream: Any) -> str:
 
 
 def faults_of(line: Line, code: int, out: str, err: str) -> Iterator[str]:
-    """Yield what is wrong with the outcome of a command line."""
+    """Yield the faults in the outcome of a command line."""
     if code not in (0, 1, 2, 3, 4):
         yield f"exit code {code}"
     if "Traceback" in out + err and "--debug" not in line.args:
@@ -358,7 +358,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _hostile_files(folder: Path) -> None:
-    """Write files that never end, and some that claim to hold 10^30 bytes or as many as their format can say."""
+    """Write endless files, and files that claim to contain 10^30 bytes or as many as their format can express."""
     (folder / "pipe").touch()
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 1, 8, 8), }\n" % 10**30
     array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
@@ -403,7 +403,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(f"irepdeploy.{name}", cut)
     for name in ("_memories", "_times"):
         monkeypatch.setattr(f"irepdeploy.profiling.branch_cost.{name}", cut)
-    # A simplifier that fails: the export goes on without it.
+    # A failing simplifier: the export continues without it.
     monkeypatch.setattr("irepdeploy.export.simplify.WORKER", ("false",))
     monkeypatch.setattr("irepdeploy.bench.latency.measure", measured)
     suites = [SimpleNamespace(name=point.name, load=lambda: cut) for point in entry_points(group="irepdeploy.suites")]
@@ -415,7 +415,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @contextlib.contextmanager
 def little_memory() -> Iterator[None]:
-    """Let this process have some GiB more, so that sizes of terabytes fail at once."""
+    """Limit this process to a few more GiB, so that sizes of terabytes fail at once."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + _MORE_MEMORY, before[1]))
@@ -440,7 +440,7 @@ def test_command_lines(pool: Path, cheap: Any, tmp_path: Path) -> None:
 
 
 def plain_line(words: tuple[str, ...], command: Any) -> list[str]:
-    """Return the shortest line of a command that does something."""
+    """Return the shortest command line that does something."""
     args = [*words]
     for param in command.params:
         if param.param_type_name == "argument" and (param.required or param.nargs == -1):
@@ -451,7 +451,7 @@ def plain_line(words: tuple[str, ...], command: Any) -> list[str]:
 
 
 def option_lines(known: dict[tuple[str, ...], Any], values: Sequence[str]) -> Iterator[tuple[str, Line]]:
-    """Yield a line for every option of every command with each of these values."""
+    """Yield a line for every option of every command and each of these values."""
     for words, command in known.items():
         flags = {flag for param in command.params for flag in param.opts}
         for option in command.params:
@@ -515,7 +515,7 @@ def test_every_output_that_is_no_ordinary_file(pool: Path, cheap: Any, tmp_path:
                     found = _outcome(line, pool, tmp_path)
                     fails = kind == "full" or (kind, stream) == ("closed", "stdout")
                     printed = usual.out if stream == "stdout" else usual.err
-                    # What fails later fails earlier if its output does.
+                    # If the output fails, so does everything that would fail later.
                     expected = {4} | {usual.code} - {0} if fails and printed else {usual.code}
                     if found.code not in expected:
                         found.faults.append(f"exit code {found.code}, not {usual.code}")

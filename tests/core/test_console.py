@@ -122,7 +122,7 @@ def test_nor_by_the_bar_and_what_is_printed_beside_it(monkeypatch: pytest.Monkey
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert plain.count(SHOWN) >= 3 and not re.search("[\x07\x1b\x7f-\x9f\u2028\u202e]|red\r", plain)
     assert "\x1b[31m" not in terminal.getvalue()
-    # Of a stream, only its newlines are as they were.
+    # In streamed text, only newlines are kept as they are.
     assert other.getvalue() == SHOWN.replace(r"\n", "\n")
 
 

@@ -193,7 +193,7 @@ _NEW = {"model": b"2", "weights": b"2", "marker": b"2", "mine": b"1"}
 
 
 def _ready(tmp_path: Path) -> Callable[[], dict[str, bytes]]:
-    """Return a function that moves new files over earlier ones and returns what is there then."""
+    """Return a function that moves new files over earlier ones and returns the resulting content."""
     for name in ("folder", "aside", "staging"):
         shutil.rmtree(tmp_path / name, ignore_errors=True)
         (tmp_path / name).mkdir()

@@ -20,7 +20,7 @@ from irepdeploy.errors import OutputError, RunError
 from irepdeploy.files import move_file, write_bytes
 from irepdeploy.folders import LOCK, is_abandoned, make_folder, output_folder, staging_folder
 
-# Holds the folder in its first argument until stdin ends; with "fork", a child of it lives until then too, with "bare",
+# Holds the folder in its first argument until stdin ends; with "fork", a child lives until then too; with "bare",
 # the folder stays empty.
 _HOLDER = """
 import contextlib, os, sys
@@ -50,7 +50,7 @@ def below(folder: Path) -> list[str]:
 
 
 def left_by_a_killed_writer(path: Path) -> str:
-    """A temporary file beside `path`, as SIGKILL leaves it; return its name."""
+    """Write a temporary file next to `path`, as left by SIGKILL, and return its name."""
     code = (
         "import os, sys, signal; from irepdeploy import files\n"
         "files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -126,7 +126,7 @@ def test_the_second_process_says_who_holds_the_folder(tmp_path: Path) -> None:
         line = caught.value.line
         assert line.startswith(f"{tmp_path / 'a'}: this folder is in use by `-c {tmp_path / 'a'} --key 'two words'`")
         assert f"(process {process.pid} on {socket.gethostname()}, since 2" in line
-        # What the other run is working on is not touched.
+        # The files of the other run are not touched.
         assert len(list((tmp_path / "a").glob(".irepdeploy-staging-*/half"))) == 1
         process.communicate()
     with output_folder(tmp_path / "a"):
@@ -137,7 +137,7 @@ def test_a_killed_run_is_succeeded_by_the_next_which_clears_up(tmp_path: Path) -
     with holding(tmp_path) as process:
         process.kill()
     half = left_by_a_killed_writer(tmp_path / "model.onnx")
-    # Somebody else's.
+    # Owned by another user.
     (tmp_path / ".film.download.part").touch()
     (tmp_path / ".staging-web").mkdir()
     names = below(tmp_path)
@@ -157,7 +157,7 @@ def test_a_run_that_was_killed_before_it_wrote_anything(tmp_path: Path) -> None:
     (folder / "journal.jsonl").touch()
     assert not is_abandoned(folder)
     (folder / "journal.jsonl").unlink()
-    # Locks of a network file system may hold on one machine only.
+    # Locks on a network file system may apply to one machine only.
     (folder / LOCK).write_text(json.dumps({"host": "elsewhere"}))
     assert not is_abandoned(folder)
     (folder / LOCK).unlink()
@@ -221,7 +221,7 @@ def test_a_file_system_without_locks_is_said_to_be_one(
     with output_folder(tmp_path) as folder:
         write_bytes(folder / "a", b"whole")
     assert "this file system has no locks" in capsys.readouterr().err
-    # Whose it is cannot be known.
+    # Its owner cannot be known.
     assert below(tmp_path) == [".irepdeploy-staging-x", "a"]
 
 

@@ -132,7 +132,7 @@ def test_sizes(tmp_path: Path) -> None:
     assert read_file(path, most=8) == b"x" * 8
     with pytest.raises(InputError, match="expected a file of at most 7 bytes, got 8 bytes"):
         read_file(path, most=7)
-    # Its size is 0, and it holds one number for each page of the address space.
+    # Its reported size is 0, but it contains one number per page of the address space.
     with pytest.raises(InputError, match="expected a file of at most"):
         read_file("/proc/self/pagemap", most=DESCRIPTION)
     with pytest.raises(InputError, match=r"expected a checkpoint of at most 16\.8 MB, got more"):

@@ -66,7 +66,7 @@ def test_overrides_by_full_and_by_bare_name(tmp_path: Path) -> None:
 def test_a_value_that_is_replaced_is_checked_too(tmp_path: Path) -> None:
     path = written(tmp_path, train={"epochs": -2, "batch_size": 8, "weights": {"lr": 0.05}})
     assert "train.epochs: expected" in refused(path, "scale=smoke") and "got -2" in refused(path, "epochs=3")
-    # What is missing may be given by an override.
+    # Missing keys may be given by overrides.
     rest = {key: value for key, value in MINIMAL.items() if key != "net"}
     assert load_recipe(written(tmp_path, yaml.safe_dump(rest)), ["net.name=vgg6"]).net.name == "vgg6"
 
@@ -261,7 +261,7 @@ def test_files_that_are_no_recipe(content: bytes, said: str, tmp_path: Path) -> 
 
 
 def bomb(levels: int, kind: str) -> str:
-    """Nine aliases of the level before on each: nine to the power of `levels` values from a few lines."""
+    """Nine aliases of the previous level on each level: 9^levels values from a few lines."""
     lines = ["l0: &l0 [lol, lol]" if kind == "list" else "l0: &l0 {a: lol}"]
     for level in range(1, levels):
         inner = [f"*l{level - 1}"] * 9

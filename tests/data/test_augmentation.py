@@ -56,7 +56,7 @@ def epoch(data: Split, batch_size: int, seed: int, classes: int | None = 60, **o
 
 
 def pillow(pixels: Tensor, function: Callable[[Any], Any]) -> Tensor:
-    """What Pillow does to each image."""
+    """Apply Pillow's operation to each image."""
     found = []
     for image in pixels.permute(0, 2, 3, 1).numpy():
         one = np.asarray(function(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)))
@@ -140,7 +140,7 @@ def test_geometry_is_that_of_pillow(size: tuple[int, int], sign: int) -> None:
     for name, matrix in matrices.items():
         found = with_operation(name, pixels, 19, sign)
         expected = pillow(pixels, lambda image, m=matrix: image.transform(image.size, Image.Transform.AFFINE, m))
-        # A place in the middle between two pixels may be rounded differently.
+        # A position halfway between two pixels may be rounded differently.
         assert (found != expected).float().mean() < 0.01, name
     found = with_operation("rotate", pixels, 19, sign)
     expected = pillow(pixels, lambda image: image.rotate(-sign * 19, center=(across, down)))
@@ -206,7 +206,7 @@ def test_a_crop_is_its_box_enlarged() -> None:
     boxes = torch.tensor([[0, 0, 20, 30], [5, 9, 10, 15]])
     found = cropped(ramp, boxes)
     assert torch.allclose(found[0], ramp[0], atol=1e-4)
-    # Half as large: its pixels are halved in between.
+    # At half size, pixels are averaged in pairs.
     inner = found[1, :, 1:-1, 1:-1]
     assert torch.allclose(inner[0, :, 0], 5 + torch.arange(1, 19) / 2 - 0.25, atol=1e-4)
     assert torch.allclose(inner[1, 0], 9 + torch.arange(1, 29) / 2 - 0.25, atol=1e-4)
@@ -240,7 +240,7 @@ def test_a_rectangle_is_erased_with_its_probability() -> None:
 
 
 def mixed_batches(**options: Any) -> tuple[Split, list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
-    """The split; of every batch images and targets, and the unmixed images and labels."""
+    """Return the split, and for every batch images and targets, and the unmixed images and labels."""
     data = split(600)
     pairs = zip(epoch(data, 200, 5, 600, **options), epoch(data, 200, 5, None), strict=True)
     return data, [(images, targets, plain, labels) for (images, targets), (plain, labels) in pairs]
@@ -269,14 +269,14 @@ def test_cutmix_pastes_a_rectangle_of_its_partner() -> None:
         kept = targets.gather(1, labels[:, None]).flatten()
         for row in range(200):
             pasted = ~own[row]
-            # Equal pixels of both images are in the rectangle too, but 3 of 256 levels are seldom equal.
+            # Pixels equal in both images also count as inside, but 3 of 256 levels are rarely equal.
             assert float(pasted.double().mean()) == pytest.approx(1 - float(kept[row]), abs=0.01)
             if pasted.any():
                 rows, columns = (pasted.any(axis).nonzero().flatten() for axis in (1, 0))
                 extents = [int(side.max() - side.min()) + 1 for side in (rows, columns)]
                 assert extents[0] * extents[1] >= pasted.sum() >= extents[0] * extents[1] - 3
         shares += kept.tolist()
-    # Drawn uniformly; what lies outside of the image is kept too.
+    # Drawn uniformly; parts outside the image are kept too.
     assert 0.65 < np.mean(shares) < 0.8 and min(shares) < 0.3 and max(shares) > 0.95
 
 
@@ -294,7 +294,7 @@ def test_of_both_each_image_is_mixed_in_one_way() -> None:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_partners_do_not_depend_on_the_number_of_processes(ranks: int) -> None:
     augment = Augmentation(mixup=0.4, cutmix=1.0)
-    # Of 54 images in batches of 24, the last batch has 6.
+    # With 54 images in batches of 24, the last batch has 6.
     whole, *parts = (
         list(Loader(split(54), 24, random_from(5), augment, rank=rank, ranks=size, classes=60))
         for rank, size in [(0, 1), *((rank, ranks) for rank in range(ranks))]
@@ -331,7 +331,7 @@ def test_each_changes_the_images_and_none_changes_the_draws_of_others(name: str)
     assert not torch.equal(plain[0][0], changed[0][0])
     if name not in ("mixup", "cutmix"):
         assert all(torch.equal(one[1], other[1]) for one, other in zip(plain, changed, strict=True))
-    # The draws of older runs stay: order, crop, flip and cutout.
+    # The draws of older runs are unchanged: order, crop, flip and cutout.
     before = Augmentation(crop=2, flip=True, cutout=4).draw(50, (16, 16), random_from(1))
     after = Augmentation(crop=2, flip=True, cutout=4, **EACH[name]).draw(50, (16, 16), random_from(1), decoded=False)
     for draws in ("shifts", "flips", "holes"):
@@ -381,7 +381,7 @@ def test_loading_does_not_change_the_split() -> None:
     assert torch.equal(data.images.values, before)  # type: ignore[attr-defined]
 
 
-# What does not fit.
+# Invalid combinations.
 
 
 @pytest.mark.parametrize(

@@ -150,11 +150,11 @@ def test_the_test_set_is_read_when_asked_for(tmp_path: Path, packed: bool, monke
     assert read.count("test_batch") == 1
 
 
-# Files that are not right.
+# Invalid files.
 
 
 def published(root: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> Published:
-    """Have the small files of this format, in folder and archive, be the published ones."""
+    """Pretend that the small files of this format, in folder and archive, are the published ones."""
     name = form.upper()
     original: Published = getattr(module, name)
     packed, folder = write_cifar10(root, form), write_cifar10(root, form, packed=False)
@@ -428,7 +428,7 @@ def test_bytes_never_become_pointers() -> None:
 
 @pytest.mark.parametrize("name", ["numpy\nndarray", "numpy\ndtype", "numpy.core.multiarray\n_reconstruct"])
 def test_what_a_pickle_sets_does_not_stay(name: str) -> None:
-    """A pickle may set attributes of the stand-ins it is given: the next one gets others."""
+    """A pickle may set attributes of its stand-ins, so the next one gets new stand-ins."""
     program = f"c{name}\nN}}X\x04\x00\x00\x00seenI1\ns\x86b.".encode("latin-1")
     found = []
     for _ in range(2):

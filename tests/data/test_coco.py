@@ -28,7 +28,7 @@ def annotation(number: int, image: int, category: int, box: list[float], **more:
 
 
 def content() -> dict[str, Any]:
-    """Return annotations with everything that is unusual in COCO."""
+    """Return annotations with all unusual cases of COCO."""
     images = [
         {"id": number, "file_name": f"{number:012d}.jpg", "width": width, "height": height, "license": 3}
         for number, (width, height) in SIZES.items()
@@ -153,7 +153,7 @@ def test_search_validation_is_cut_from_the_training_set(tmp_path: Path) -> None:
 def test_objects_fed_back_give_full_precision_through_the_files(tmp_path: Path) -> None:
     found = read_coco(archive(tmp_path) / "annotations" / "instances_val2017.json")
     perfect = [Detections(t.boxes, torch.ones(len(t)), t.labels) for t in found.targets]
-    # A box of width 0 overlaps nothing, and counts.
+    # A box of width 0 overlaps nothing, but still counts.
     assert 0.6 < average_precision(perfect, found.targets).ap < 1
 
 

@@ -69,7 +69,7 @@ def test_every_image_is_read_as_it_was_written(tmp_path: Path, packed: bool, bel
         written = [(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)]
         assert sorted(pairs(*splits)) == sorted(written)
     assert torch.bincount(data.val.labels).tolist() == [2] * 10
-    # Files of another origin are not called by the names of clothes.
+    # Files of another origin do not get the names of clothes.
     assert data.classes == tuple("0123456789")
 
 

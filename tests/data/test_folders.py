@@ -103,7 +103,7 @@ def test_a_test_set_is_split_off(place: str, tmp_path: Path) -> None:
     for part in parts:
         for index, label in enumerate(part.labels.tolist()):
             assert Path(path_of(part.images, index)).parent.name == "abc"[label]
-    # What is searched with may change, and never what is tested with.
+    # The search-validation set may change, but never the test set.
     for other in (load(root, val=3, test=6, split_seed=5), load(root, train=4, test=0.2)):
         assert paths(other.load_test()) == paths(parts[2]) and paths(other.val).isdisjoint(paths(parts[2]))
     for wrong in (0, 1.0, -0.5, 30, True, "0.2", None):
@@ -203,7 +203,7 @@ def gradient(height: int, width: int) -> np.ndarray[Any, Any]:
 
 
 def region(pixels: np.ndarray[Any, Any]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what is seen of a gradient, as shares of its sides."""
+    """Return left, top, right and bottom of the visible part of a gradient, as shares of its sides."""
     shares = pixels.astype(float) / 255
     half = (shares[:, -1, 0] - shares[:, 0, 0]).mean() / (len(pixels) - 1) / 2
     tall = (shares[-1, :, 1] - shares[0, :, 1]).mean() / (len(pixels) - 1) / 2
@@ -373,7 +373,7 @@ def test_images_of_several_sizes_need_one_to_be_given(tmp_path: Path) -> None:
     assert load(tmp_path, size=30).input_shape == (3, 30, 30)
     Image.new("RGB", (48, 40)).save(odd)
     data = load(tmp_path, size=None)
-    # Later than the look at the headers, or beyond the images that it takes.
+    # Later than the check of the headers, or beyond the images that it covers.
     Image.new("RGB", (64, 30)).save(odd)
     with pytest.raises(InputError, match=r"b_1.JPEG: expected an image of 48x40 .*got 64x30.*data\.options\.size=30"):
         list(in_order(data.load_test(), 5))
@@ -391,7 +391,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, workers: int, damage: Any) -> 
     with pytest.raises(InputError, match=f"^{re.escape(str(bad))}: not an image") as caught:
         batches_of(data)
     assert caught.value.exit_code == 2
-    # The error is still there with its traceback; the processes must not be.
+    # The error and its traceback still exist, but the processes must not.
     assert not multiprocessing.active_children()
     with pytest.raises(InputError, match=re.escape(str(bad))):
         data.train.images[:]

@@ -36,7 +36,7 @@ def batches_of(data: Dataset) -> list[Any]:
 
 
 def same(one: Dataset, other: Dataset) -> bool:
-    """Whether both have the same images and labels in all parts."""
+    """Return whether both have the same images and labels in all parts."""
     parts = ((data.train, data.val, data.load_test()) for data in (one, other))
     return one.classes == other.classes and all(
         torch.equal(first.images[:], second.images[:]) and torch.equal(first.labels, second.labels)
@@ -118,7 +118,7 @@ def test_a_saved_data_set_by_its_own_name(root: Path, tmp_path: Path) -> None:
         {"net": {"name": "x"}, "data": {"name": f"hf:{folder}", "options": {"val": 6, "size": 32, "workers": 0}}}
     )
     assert same(load_data(recipe), data)
-    # A checkpoint names it; comparing outputs needs no files.
+    # A checkpoint names the data set; comparing outputs needs no files.
     assert dataset_facts(data.name) is None
     assert "photographs" in real_inputs((3, 8, 8), 2, data.name)[1]
 

@@ -28,7 +28,7 @@ def pixel_split(count: int = 50, size: tuple[int, int] = (32, 32), channels: int
 
 
 def bytes_of(images: torch.Tensor) -> torch.Tensor:
-    """The pixels that normalised images were."""
+    """Return the original pixels of normalised images."""
     channels = images.shape[1]
     mean, std = torch.tensor(MEAN[:channels]).view(-1, 1, 1), torch.tensor(STD[:channels]).view(-1, 1, 1)
     return ((images * std + mean) * 255).round().int()
@@ -68,7 +68,7 @@ def test_order_differs_by_epoch_and_by_seed_alone() -> None:
 
 
 def test_the_order_is_one_permutation_of_the_generator() -> None:
-    """What older runs drew, so that they can be resumed and repeated."""
+    """The draws of older runs are unchanged, so that they can be resumed and repeated."""
     expected = torch.randperm(50, generator=random_from(7))
     assert torch.equal(torch.cat([labels for _, labels in epoch(pixel_split(), 12, 7)]), expected)
 
@@ -146,7 +146,7 @@ def test_what_happens_to_an_image_does_not_depend_on_the_batch_size() -> None:
     assert torch.equal(by_label(epoch(pixel_split(), 10, 4, ALL)), by_label(epoch(pixel_split(), 25, 4, ALL)))
 
 
-# What augmentation does, found by looking for it in the images.
+# Effects of augmentation, found by searching in the images.
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 26)])
@@ -164,7 +164,7 @@ def test_a_crop_is_a_shift_with_black_around(size: tuple[int, int]) -> None:
             ]
             assert len(found) == 1
             shifts.add(found[0])
-    # 300 draws of 81 places: about 2 of them are left out.
+    # 300 draws of 81 positions: about 2 of them do not occur.
     assert len(shifts) > 70
     assert {down for down, _ in shifts} == {right for _, right in shifts} == set(range(9))
 
@@ -193,7 +193,7 @@ def test_cutout_sets_one_square_to_the_mean(cutout: int, size: tuple[int, int]) 
             extents = [int(side.max() - side.min()) + 1 for side in (rows, columns)]
             assert hole.sum() == extents[0] * extents[1] and max(extents) <= cutout
             heights.append(extents[0])
-    # Its centre may be anywhere, so that at the border some of it is outside.
+    # Its centre may be anywhere, so at the border part of it is outside.
     assert max(heights) == min(cutout, size[0])
     if 1 < cutout < size[0]:
         assert min(heights) in (cutout // 2, cutout // 2 + 1)

@@ -26,7 +26,7 @@ def test_canvases_are_reproducible_and_hold_their_facts() -> None:
 
 
 def test_boxes_are_tight_around_the_ink() -> None:
-    # The noise ends below 0.6, and most ink does not.
+    # Noise stays below 0.6, and most ink is above.
     data = shapes(train=200, val=1, size=96)
     gaps = []
     for index in range(200):

@@ -99,7 +99,7 @@ def test_epochs_differ_and_a_resumed_run_sees_the_same(kind: str) -> None:
     state = drawn.get_state()
     two = labels(first)
     assert one != two and sorted(flat(one)) == sorted(flat(two)) == list(range(10))
-    torch.rand(5)  # whatever happened meanwhile
+    torch.rand(5)  # anything may have happened in the meantime
     assert labels(loader(state)[0]) == two
 
 
@@ -120,7 +120,7 @@ def test_processes_divide_each_batch(kind: str) -> None:
         labels(StreamLoader(Stream(KINDS[kind](), READ, "train"), 4, order(), rank=rank, ranks=2)) for rank in range(2)
     ]
     whole = labels(StreamLoader(Stream(KINDS[kind](), READ, "train"), 4, order()))
-    # The last batch of two is less than two for each.
+    # The last batch has fewer than two samples for each rank.
     for one, two, both in zip(*parts, whole[:2], strict=True):
         assert one == both[::2] and two == both[1::2]
 
@@ -136,7 +136,7 @@ def test_a_distributed_sampler_divides_the_samples_itself() -> None:
 
 
 def test_batches_have_one_kind_of_images_but_for_the_last() -> None:
-    # 23 samples, of which every third is upright: one batch of such, three of others, and what is left.
+    # 23 samples, every third one upright: one batch of upright ones, three of the others, and the remainder.
     upright = [sample % 3 == 0 for sample in range(23)]
     order = torch.randperm(23, generator=torch.Generator().manual_seed(0)).tolist()
     parts = _parts(order, 5, upright)
@@ -189,7 +189,7 @@ def test_samples_of_both_sets_are_found() -> None:
     parts = Subset(samples, [1, 2, 3]), Subset(samples, [3, 4])
     with pytest.raises(InputError, match="1 of 2 images"):
         check_disjoint(*parts, *(opened(part, READ, "data") for part in parts))
-    # A part of what is trained on as a whole, in loaders, and parts of parts.
+    # A part of the training set, in loaders, and parts of parts.
     inner = Subset(Subset(samples, [4, 5, 6]), [1, 2])
     for train, val in (
         (samples, inner),

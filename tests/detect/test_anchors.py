@@ -40,7 +40,7 @@ def test_assignment_by_hand() -> None:
     assert assigned(overlaps, positive=0.7, negative=0.3, least=0.3).tolist() == [0, 1, IGNORED, 1, BACKGROUND, 0]
     assert assigned(overlaps, positive=0.5, negative=0.5).tolist() == [0, 0, 0, BACKGROUND, BACKGROUND, 0]
     assert assigned(torch.zeros(3, 0), positive=0.5, negative=0.5).tolist() == [BACKGROUND] * 3
-    # An object that nothing overlaps takes nothing.
+    # An object without overlapping anchors is assigned none.
     assert assigned(torch.zeros(2, 1), positive=0.7, negative=0.3, least=0.3).tolist() == [BACKGROUND] * 2
 
 

@@ -13,7 +13,7 @@ from support.targets import some_targets, target
 
 
 def painted(targets: list[Target], size: tuple[int, int]) -> Tensor:
-    """Return images in which the boxes are bright."""
+    """Return images with bright boxes."""
     images = torch.zeros(len(targets), 1, *size)
     for image, each in zip(images, targets, strict=True):
         for left, top, right, bottom in each.boxes.round().long().tolist():

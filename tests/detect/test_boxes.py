@@ -19,7 +19,7 @@ from irepdeploy.detect.suppression import kept
 def random_boxes(seed: int, *shape: int, side: float = 100, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(*shape, 4, generator=generator, dtype=dtype) * side
-    # Of sides from 1 to 51: deltas grow no box beyond 62.5 times its anchor.
+    # Sides from 1 to 51: deltas enlarge no box beyond 62.5 times its anchor.
     return torch.cat([corners[..., :2], corners[..., :2] + 1 + corners[..., 2:] / 2], -1)
 
 
@@ -36,7 +36,7 @@ def greedy(boxes: Tensor, threshold: float, valid: Tensor, groups: Tensor) -> li
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.sampled_from([0.2, 0.5, 0.7]), st.integers(1, 3))
 def test_suppression_is_that_of_a_greedy_loop(seed: int, count: int, threshold: float, classes: int) -> None:
-    # Whole corners, so that equal boxes and exact ties of the threshold occur.
+    # Integer corners, so that equal boxes and exact ties with the threshold occur.
     boxes = random_boxes(seed, count, side=20).round()
     generator = torch.Generator().manual_seed(seed)
     valid = (torch.rand(count, generator=generator) < 0.9) & (areas(boxes) > 0)

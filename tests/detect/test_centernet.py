@@ -17,7 +17,7 @@ from support.targets import some_targets, target
 
 
 def perfect(net: CenterNet, targets: list, size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """Return the heads of a network that knows the targets."""
+    """Return the heads of a network that predicts the targets exactly."""
     height, width = (side // net.cell for side in size)
     heads = (
         torch.full((len(targets), net.classes, height, width), -9.0),
@@ -86,7 +86,7 @@ def test_radii_keep_the_overlap() -> None:
     found = radii(sizes)
     for (width, height), radius in zip(sizes.tolist(), found.tolist(), strict=True):
         for inside, outside in ((1, 0), (0, 2), (2, 0)):
-            # Both corners move in, both out, or the box moves along the diagonal.
+            # Both corners move inwards, both outwards, or the box moves along the diagonal.
             if inside == 1:
                 common = max(width - radius, 0) * max(height - radius, 0)
                 union = 2 * width * height - common

@@ -15,7 +15,7 @@ from irepdeploy.errors import InputError, MissingError, RunError
 
 
 def scene(images: int, classes: int, seed: int, ids: list[int] | None = None) -> tuple[list[Detections], list[Target]]:
-    """Return targets of all sizes, some of them crowds, and what a mediocre detector finds."""
+    """Return targets of all sizes, including crowds, and the detections of a mediocre detector."""
     random = torch.Generator().manual_seed(seed)
     found, targets = [], []
     for image in range(images):

@@ -46,7 +46,7 @@ def test_boxes_are_drawn_on_an_enlarged_copy(image: np.ndarray) -> None:  # type
     drawn = found(image).draw()
     assert drawn.size == (320, 400) and not image.any()
     pixels = np.asarray(drawn)
-    # The left edge of the first box, in the second colour, and nothing in its middle.
+    # The left edge of the first box has the second colour, and its middle is unchanged.
     assert tuple(pixels[25 * 4, 10 * 4]) == (0x00, 0x72, 0xB2) and not pixels[28 * 4, 30 * 4].any()
     large = Image.new("L", (1000, 500))
     assert found().draw(large).size == (1000, 500)

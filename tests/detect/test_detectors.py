@@ -41,7 +41,7 @@ def test_they_have_the_published_counts(name: str, meta: None) -> None:
 
 
 def test_what_others_count(meta: None) -> None:
-    """MMDetection counts what it trains, torchvision 91 classes without the affine part of normalisations."""
+    """MMDetection counts trained parameters, torchvision 91 classes without the affine part of normalisations."""
     net = build("faster_rcnn_resnet50_fpn")
     frozen = sum(params(module) for module in net.backbone.first(1))
     assert params(net) - frozen == 41_527_712

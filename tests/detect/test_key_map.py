@@ -10,7 +10,7 @@ from irepdeploy.detect.key_map import our_names
 from irepdeploy.network.nets import build_plain
 from irepdeploy.network.state_dict import fitted
 
-# What stands beside the backbone in the files that both publish.
+# Parts other than the backbone in the files that both publish.
 TORCHVISION = {
     **{f"backbone.fpn.inner_blocks.{level}.0.weight": (256, 256 * 2**level, 1, 1) for level in range(4)},
     **{f"backbone.fpn.layer_blocks.{level}.0.weight": (256, 256, 3, 3) for level in range(4)},

@@ -57,7 +57,7 @@ def example() -> tuple[list[Tensor], Tensor]:
 def test_it_is_that_of_onnx_runtime(samples: int, aligned: bool, training: bool) -> None:
     maps, boxes = example()
     if not aligned:
-        # Below one cell at the border: it grows beyond the map.
+        # Smaller than one cell at the border: it extends beyond the map.
         boxes[1, 0] = torch.tensor([107.9, 75.9, 108.0, 76.0])
     pool = RoIAlign(STRIDES, side=3, samples=samples, finest=14, aligned=aligned).train(training)
     found = pool(maps, boxes)
@@ -85,7 +85,7 @@ def test_torchvision_gets_the_boxes_of_each_map(samples: int, training: bool, mo
     plain = pool(maps, boxes)
     monkeypatch.setattr(torchvision_operators, "_imported", lambda: SimpleNamespace(roi_align=roi_align))
     assert torch.allclose(pool(maps, boxes), plain, atol=2e-5) and calls == [1 / 4, 1 / 8]
-    # A network of half precision, and one without values.
+    # A half-precision network, and one on the meta device.
     calls.clear()
     pool([each.bfloat16() for each in maps], boxes.bfloat16())
     if samples and not training:

@@ -79,7 +79,7 @@ def system(monkeypatch: pytest.MonkeyPatch, gpu: Any, **cpu: Any) -> None:
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *others: str, without: str = "") -> None:
-    """Of what may be missing from any environment these are there."""
+    """Optional packages that are present."""
     optional = {"tensorrt", "tensorrt_rtx", "cuda.bindings.runtime", "datasets", "matplotlib", "tensorboard"}
     gone = (optional - set(others)) | {without}
     for module in (accelerators, packages):
@@ -200,7 +200,7 @@ def test_a_machine_with_a_gpu(answers: Answers, monkeypatch: pytest.MonkeyPatch,
     assert (found["TF32 in torch"].status, found["TF32 in torch"].fix) == ("warning", "export NVIDIA_TF32_OVERRIDE=0")
     assert (found["TensorRT"].found, found["TensorRT"].status) == ("10.3.0.26", "ok")
     assert found["export targets"].found == "ort, trt, trt-10"
-    # The GPU is there, and the onnxruntime is the one for CPUs.
+    # There is a GPU, but onnxruntime is the CPU build.
     assert found["CUDAExecutionProvider"].fix == "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert rows()["TF32 in torch"] == Check("TF32 in torch", "off", note="NVIDIA_TF32_OVERRIDE=0")

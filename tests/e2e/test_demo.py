@@ -20,7 +20,7 @@ SMALL = ["scale=smoke", "search.evolutions=2", "train.epochs=2", "data.options.t
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a small demo, and what it printed, with its log."""
+    """The folder of a small demo with its output and log."""
     out = tmp_path_factory.mktemp("demo with a space")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -115,7 +115,7 @@ def test_every_file_is_named_and_there(demo: tuple[Path, str]) -> None:
     named = [line.strip().split(" (")[0] for line in printed.partition("Written:\n")[2].splitlines()[:-1]]
     there = {str(path) for path in out.rglob("*") if path.is_file() and path.parent.name != "population"}
     assert set(named) == there | {str(out / "search" / "population")}
-    # The hints of the commands that it runs would lead away from it.
+    # Hints of the commands that it runs would be misleading.
     assert printed.count("next:") == 1 and "verify" in printed.splitlines()[-1].partition("next:")[2]
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("architecture.png", "search.png"))
 
@@ -150,7 +150,7 @@ def test_same_seed_same_result(demo: tuple[Path, str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_demo_into_the_same_folder(demo: tuple[Path, str]) -> None:
-    """Nothing of the first one is left in the figures of the second."""
+    """The figures of the second run contain nothing of the first."""
     own = demo[0] / "notes.txt"
     own.write_text("mine")
     before = (demo[0] / "bench/records.jsonl").read_text().count("\n")

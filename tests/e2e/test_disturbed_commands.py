@@ -61,7 +61,7 @@ class Command:
     result: Path = field(init=False)
 
     def start(self, folder: Path) -> Path:
-        """Return a folder with what was there before."""
+        """Return a folder with the earlier files."""
         shutil.rmtree(folder, ignore_errors=True)
         if self.earlier is not None:
             return Path(shutil.copytree(self.earlier, folder))
@@ -78,7 +78,7 @@ Commands = Callable[[str], Command]
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    """Commands by name, each run once undisturbed; one is made from the results of others."""
+    """Commands by name, each run once undisturbed; one uses the results of others."""
     root = tmp_path_factory.mktemp("commands").resolve()
     made: dict[str, Command] = {}
 
@@ -146,7 +146,7 @@ def test_a_killed_command_loses_nothing(name: str, day: int, nightly: int, comma
     with campaign(f"kills of {name}") as counts:
         left = cases(day, nightly)
         while left > 0:
-            # Killed up to four times before it may end: first at an event that was not tried before.
+            # Killed up to four times before it may finish, the first time at an event not tried before.
             mishaps = [fresh.pop()] if fresh else []
             mishaps += [_any_kill(command.whole, chance) for _ in range(4)]
             kills, wrong = _killed(command, command.start(tmp_path / "run"), mishaps[: min(4, left)])
@@ -169,12 +169,12 @@ def _any_kill(whole: Undisturbed, chance: random.Random) -> Mishap:
 
 
 def _killed(command: Command, folder: Path, mishaps: Sequence[Mishap]) -> tuple[list[Mishap], str | None]:
-    """Kill a command, continue it and kill it again, then let it end; return the kills and what is wrong."""
+    """Kill a command, continue it, kill it again, then let it finish; return the kills and any fault."""
     kills: list[Mishap] = []
     for mishap in mishaps:
         done = run_command(command.line(folder, again=bool(kills)), folder, mishap)
         if done.returncode == 0:
-            # It ended before that moment.
+            # It finished before that moment.
             return kills, _different(command, folder)
         kills.append(mishap)
         if done.returncode > 0:
@@ -213,7 +213,7 @@ def test_a_full_disk_loses_nothing(name: str, day: int, nightly: int, commands: 
 
 
 def _filled(command: Command, folder: Path, mishap: Mishap) -> str | None:
-    """Run a command on a full disk, free it and let the command continue; return what is wrong."""
+    """Run a command on a full disk, free the disk and let the command continue; return any fault."""
     before = contents(folder)
     done = run_command(command.line(folder), folder, mishap)
     if done.returncode == 0:
@@ -232,7 +232,7 @@ def _filled(command: Command, folder: Path, mishap: Mishap) -> str | None:
     if any(path.read_bytes()[-1:] not in (b"", b"\n") for path in folder.rglob("*.jsonl")):
         return "half a line"
     lost = before.keys() - contents(folder).keys()
-    # Where even a rename fails, after everything is written, an export leaves whole files and no certificate.
+    # If even a rename fails after everything is written, an export leaves complete files without a certificate.
     if command.atomic and lost and "certificate.json" not in lost:
         return f"lost: {', '.join(sorted(lost))}"
     return _continued(command, folder)
@@ -262,7 +262,7 @@ def _different(command: Command, folder: Path, *, pictures: bool = True) -> str 
 
 
 def _records_lost(command: Command, folder: Path) -> str | None:
-    """Return which records are missing: the earlier ones must come first, and those of the last run be together."""
+    """Return the missing records: earlier ones must come first, and those of the last run must be together."""
     assert command.earlier is not None
     earlier = (command.earlier / "records.jsonl").read_bytes()
     if not (folder / "records.jsonl").read_bytes().startswith(earlier):
@@ -275,7 +275,7 @@ def _records_lost(command: Command, folder: Path) -> str | None:
 
 
 def _mixed(command: Command, folder: Path) -> str | None:
-    """Return which file is neither the earlier one nor that of the finished command."""
+    """Return a file that is neither the earlier one nor that of the finished command, if any."""
     if command.earlier is None or not command.atomic:
         return None
     before, after = contents(command.earlier), contents(command.result)

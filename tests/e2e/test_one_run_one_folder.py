@@ -198,7 +198,7 @@ def test_input_that_is_refused_in_the_first_epoch_leaves_nothing(
     assert below(inside) == before
     assert main(command) == 0
     whole = {path: path.read_bytes() for path in (inside / "out").rglob("*") if path.is_file()}
-    # Nor does it cost an earlier run.
+    # An earlier run is not lost either.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loader, "__iter__", raising(InputError("a damaged image")))
         assert main([*command, "--overwrite"]) == 2
@@ -219,7 +219,7 @@ def test_a_picture_gets_its_folder(command: list[str], inside: Path) -> None:
     assert [name for name in below(inside) if name not in before] == ["new", "new/deep", "new/deep/a.png"]
 
 
-# Says when the files of an export are complete but not published yet, and waits.
+# Reports when the files of an export are complete but not yet published, and waits.
 _EXPORTING = """
 import sys
 from irepdeploy.cli import main
@@ -230,7 +230,7 @@ def publish(*given):
 pipeline._publish = publish
 sys.exit(main(sys.argv[1:]))
 """
-# Says so too when it is told to end, and does not.
+# Also reports when it is asked to stop, and does not stop.
 _LEAVING = _EXPORTING.replace(
     "pipeline._publish = publish",
     """
@@ -276,7 +276,7 @@ def test_the_second_signal_ends_at_once_and_the_next_export_clears_up(inside: Pa
     assert sorted(os.listdir("out")) == ["certificate.json", "model.onnx"]
 
 
-# Says which processes decode images, and waits in the middle of an epoch.
+# Reports which processes decode images, and waits in the middle of an epoch.
 _TRAINING = """
 import multiprocessing, sys
 from irepdeploy.cli import main

@@ -41,7 +41,7 @@ def recogniser(batch: int | str) -> onnx.ModelProto:
 
 
 def speech(batch: int | str) -> onnx.ModelProto:
-    """Write a network of sound, a state of two layers and a sample rate; only one rate leads on."""
+    """Write an audio network with a state of two layers and a sample rate; only one rate works."""
     nodes = [
         make_node("MatMul", ["x", "w"], ["xw"]),
         make_node("ReduceSum", ["state", "zero"], ["memory"], keepdims=0),
@@ -58,7 +58,7 @@ def speech(batch: int | str) -> onnx.ModelProto:
 
 
 def choosy() -> onnx.ModelProto:
-    """Write a network that runs at a rate of 3 alone, and does not tell where the batch is in its output."""
+    """Write a network that runs only at a rate of 3, and does not declare the batch of its output."""
     nodes = [
         make_node("Equal", ["rate", "known"], ["right"]),
         make_node("Where", ["right", "known", "other"], ["width"]),
@@ -134,7 +134,7 @@ def test_the_certificate_says_where_the_batch_was(tmp_path: Path) -> None:
 
 
 def test_random_whole_numbers_are_like_the_given_ones(tmp_path: Path) -> None:
-    """A width that the graph does not show decides whether the network runs at all."""
+    """A width that the graph does not reveal determines whether the network runs at all."""
     nodes = [
         make_node("Concat", ["one", "width"], ["times"], axis=0),
         make_node("Tile", ["x", "times"], ["wide"]),

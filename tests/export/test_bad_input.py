@@ -133,7 +133,7 @@ def test_engines_in_hostile_places(name: str, tmp_path: Path, monkeypatch: pytes
     Certificate.load(tmp_path / name / "certificate.json").check_files(tmp_path / name)
 
 
-# Where not even root can write.
+# A place where not even root can write.
 @pytest.mark.parametrize("out", ["/proc/irepdeploy", "/sys", "/dev/null/out", "/etc/passwd", "/etc/passwd/out"])
 def test_a_folder_that_cannot_be_written(out: str, capsys: Capture) -> None:
     assert main(["export", "vgg6", "--no-simplify", "--out", out]) == 2
@@ -181,7 +181,7 @@ def test_killed_at_any_point_nothing_is_vouched_for(tmp_path: Path) -> None:
     assert visible(written) == [] and visible(moved) == ["model.onnx"]
     for folder in (written, moved):
         assert names(folder) != visible(folder)
-        # The next export removes the remains.
+        # The next export removes the leftovers.
         irepdeploy.export_model("vgg6", folder, simplify=False)
         assert names(folder) == ["certificate.json", "fused.pt", "model.onnx"]
 

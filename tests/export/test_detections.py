@@ -321,7 +321,7 @@ def test_int8_of_any_detector_is_measured_on_a_folder(tmp_path: Path, annotated:
     content = json.loads(path.read_text())
     ids = {each["name"]: each["id"] for each in content["categories"]}
     with open_detector(net) as opened:
-        # What it is sure of, by the names of the annotations.
+        # Its confident detections, under the names of the annotations.
         pairs = [
             (image["id"], detections_of(opened, read_picture(path.parent / image["file_name"]))[0].above(0.3))
             for image in content["images"]
@@ -385,7 +385,7 @@ def test_int8_of_a_detector_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_int8_of_a_detector_is_exported_on_a_folder(tmp_path: Path) -> None:
     net = untold((32, 32))
     canvases(tmp_path / "images", 8, annotated=False)
-    # Of the quantised heads many values are equal, so that their order decides what suppresses what.
+    # Many values of the quantised heads are equal, so their order decides which box suppresses which.
     settings: dict[str, Any] = {"inputs": tmp_path / "images", "precision": "fp32,int8", "max_drop": 60, **FAST}
     found = export_model(net, tmp_path / "out", detections="nms", **settings).precisions["int8"]
     assert found["accuracy"]["float32"] == pytest.approx(100)

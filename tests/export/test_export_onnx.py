@@ -112,7 +112,7 @@ def test_nothing_to_collapse(folder: Path, tmp_path: Path, capsys: Capture) -> N
     assert certificate.ok and certificate.onnx["collapse"]["changed"] is False
     # The same bytes need no comparison on every input.
     assert [group["count"] for group in certificate.hops[0].inputs] == [1, 1]
-    # Twice is the same.
+    # A second collapse changes nothing.
     assert export(folder / "repvgg.onnx", tmp_path / "a") == export(tmp_path / "a/model.onnx", tmp_path / "b") == 0
     assert (tmp_path / "a/model.onnx").read_bytes() == (tmp_path / "b/model.onnx").read_bytes()
 
@@ -132,7 +132,7 @@ def test_explained(folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: p
     assert "kept in" not in out
     assert main(["export", str(folder / "ireps-naive.onnx"), "--explain"]) == 0
     out = capsys.readouterr().out
-    # Behind a convolution and behind an average pool; the first block is named, and five others.
+    # After a convolution and after an average pool; the first block and five others are named.
     assert out.count("kept in /blocks/blocks.0") == out.count("not a convolution at the border") == 2
     assert out.count("  likewise behind '/blocks/blocks.1") == out.count(" and 2 more\n") == 2
     assert main(["export", str(folder / "ireps-naive.onnx"), "--explain", "--json"]) == 0
@@ -178,7 +178,7 @@ def test_sizes_that_are_free(folder: Path, tmp_path: Path, capsys: Capture) -> N
     np.save(tmp_path / "four.npy", np.zeros((2, 4, 33, 20), np.float32))
     assert export(source, tmp_path / "none", "--inputs", str(tmp_path / "four.npy")) == 2
     assert "expected inputs input float32 ?x3x?x?, got shape (2, 4, 33, 20)" in capsys.readouterr().err
-    # The printed command works as it is.
+    # The printed command works unchanged.
     capsys.readouterr()
     assert export(source, tmp_path / "free", "--inputs", str(tmp_path / "x.npy")) == 0
     (hop,) = Certificate.load(tmp_path / "free/certificate.json").hops

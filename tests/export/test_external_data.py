@@ -138,7 +138,7 @@ def test_a_network_that_does_not_fit_into_a_file(collapse: bool, tmp_path: Path)
 
 
 def everything(folder: Path, rows: int, capsys: Capture) -> None:
-    """Put a model that does not fit into a file through the commands."""
+    """Run the commands on a model that does not fit into one file."""
     source, model = folder / "m.onnx", network(rows)
     # Nothing here is an assertion about the model itself: pytest would print it.
     files, fits = write_model(model, source), fits_one_file(model)

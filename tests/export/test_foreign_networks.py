@@ -91,7 +91,7 @@ class Captured(nn.Module):
 
 
 class Watched(nn.Module):
-    """Looks at the class of its layer."""
+    """Depends on the class of its layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Watched(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Reads a row after the other."""
+    """Reads one row after the other."""
 
     def __init__(self, kind: type[nn.RNNBase]) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ def test_a_network_that_branches_do_not_fit(name: str, tmp_path: Path) -> None:
 
 
 class Ranked(nn.Module):
-    """Many scores that differ by less than float16 can tell."""
+    """Many scores whose differences vanish in float16."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def test_a_scripted_layer_is_one_line(tmp_path: Path) -> None:
 
 
 class Squeeze(nn.Module):
-    """Squeeze-and-excite, its pooling a mean."""
+    """Squeeze-and-excite with a mean as pooling."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -174,7 +174,7 @@ def test_training_mode(tmp_path: Path, capsys: Capture) -> None:
     assert [node.op_type for node in onnx.load(tmp_path / "o/model.onnx").graph.node] == ["Conv"]
     assert main(["export", str(tmp_path / "m.onnx"), "--explain"]) == 0
     assert note in capsys.readouterr().err
-    # The suggested next line, and the certificate: the given file is compared in inference form as well.
+    # The suggested next command, and the certificate: the given file is also compared in inference form.
     assert main(["verify", str(tmp_path / "m.onnx"), str(tmp_path / "o/model.onnx")]) == 0
     assert note in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "o/model.onnx"), "--certificate", str(tmp_path / "o/certificate.json")]) == 0
@@ -196,7 +196,7 @@ def test_outputs_without_a_shape(tmp_path: Path) -> None:
 def test_int8_is_measured_on_the_inputs_that_it_is_calibrated_with(
     scale: float, tmp_path: Path, capsys: Capture
 ) -> None:
-    """Random inputs of the comparison are outside of the ranges of most data."""
+    """Random inputs of the comparison are outside the ranges of most data."""
     np.save(tmp_path / "x.npy", scale * RNG.random((16, 3, 8, 8), np.float32))
     given = ("--inputs", str(tmp_path / "x.npy"))
     assert export(branches(13), tmp_path, "--precision", "fp32,int8", *given) == 0
@@ -265,7 +265,7 @@ def test_operators_of_onnx_runtime_alone(tmp_path: Path, capsys: Capture) -> Non
 
 
 def test_outputs_that_declare_a_batch_or_a_rank_that_they_do_not_have(tmp_path: Path) -> None:
-    """As recurrent networks and text recognisers of public packages do; ONNX Runtime goes by the operators."""
+    """As in recurrent networks and text recognisers of public packages; ONNX Runtime follows the operators."""
     rows = helper.make_node("Reshape", ["y", "rows"], ["z"], "rows")
     mean = helper.make_node("ReduceMean", ["y"], ["m"], "mean", axes=[0, 2, 3], keepdims=0)
     model = branches(13, np.float32, rows, mean)

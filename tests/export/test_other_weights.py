@@ -40,7 +40,7 @@ def test_they_are_written_as_float32(kind: str, error: float, allowed: float, tm
     assert certificate.onnx["changes"] == [f"weights of {kind} written as float32"]
     first, *others = certificate.hops
     assert (first.source, first.result, first.allowed) == (f"network in {kind}", "network", allowed)
-    # It is the rounding of that precision that is seen, and it loosens nothing that follows.
+    # The rounding of that precision is reported, but does not loosen later comparisons.
     assert error < first.error < allowed and all(hop.allowed == 1e-4 for hop in others)
     assert next(net.parameters()).dtype == getattr(torch, kind)
     found = verify_models(net, tmp_path / "o/model.onnx", input_shape=[], tolerance="bfloat16")

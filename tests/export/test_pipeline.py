@@ -99,7 +99,7 @@ def test_a_checkpoint(tmp_path: Path, capsys: Capture) -> None:
     assert size["train"]["params"] == sum(p.numel() for p in net.parameters())
     assert size["fused"]["params"] == sum(p.numel() for p in fused.parameters())
     assert size["train"]["macs"] > 2 * size["fused"]["macs"] and size["fused"]["macs"] == 2_396_800
-    # The written files are the network.
+    # The written files equal the network.
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     assert_equivalent(checkpoint, fused)
     assert_equivalent(fused, folder / "model.onnx")
@@ -144,7 +144,7 @@ def test_a_network_by_name_says_that_it_is_random(tmp_path: Path) -> None:
     assert certificate.source["statistics"] == "random, seed 0" and certificate.source["file"] is None
     first, same, other = ((tmp_path / folder / "model.onnx").read_bytes() for folder in ("0", "same", "1"))
     assert first == same != other
-    # Told again when the result is exported.
+    # Repeated when the result is exported.
     assert export(tmp_path / "0" / "fused.pt", tmp_path / "again") == 0
     assert Certificate.load(tmp_path / "again" / "certificate.json").source["statistics"] == "random, seed 0"
 
@@ -449,7 +449,7 @@ def test_a_foreign_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "--model theirs_for_export:make" in capsys.readouterr().err
     model = irepdeploy.load(tmp_path / "out" / "fused.pt", model=theirs_for_export.make)
     assert_equivalent(model, tmp_path / "out" / "model.onnx")
-    # Where the checkpoint does not say what it takes, the inputs do.
+    # If the checkpoint does not declare its inputs, the given inputs do.
     path = irepdeploy.save(set_origin(model, input_shape=()), tmp_path / "m.pt")
     assert export(path, tmp_path / "two", "--model", "theirs_for_export:make") == 2
     assert "--inputs" in capsys.readouterr().err

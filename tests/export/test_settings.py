@@ -121,7 +121,7 @@ def test_uint8_images_go_in(layout: str, tmp_path: Path) -> None:
     baked = {hop.result: hop for hop in certificate.hops}
     assert baked["model.onnx, uint8"].ok and baked["model.fp16.onnx, uint8"].ok
     assert certificate.onnx["preprocessing"]["layout"] == layout[:4]
-    # By hand, from the bytes of a camera to the network.
+    # Computed manually, from the bytes of a camera to the network.
     pixels = np.random.default_rng(3).integers(0, 256, (1, 12, 12, 3), dtype=np.uint8)
     planes = ((pixels / 255.0 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
     expected = irepdeploy.load(tmp_path / "fused.pt", model=net)(torch.from_numpy(planes)).detach().numpy()

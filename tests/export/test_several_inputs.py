@@ -101,7 +101,7 @@ def test_the_command(checkpoint: Path, factory: str, tmp_path: Path, capsys: Cap
     assert [spec.name for spec in origin_of(irepdeploy.load(fused, model=mixed)).inputs] == [*arrays()]
     assert main(["export", str(fused), "--model", factory, "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "model.onnx").read_bytes() == (tmp_path / "out" / "model.onnx").read_bytes()
-    # The checkpoint that was exported does not know what it reads; the ONNX beside it does.
+    # The exported checkpoint does not declare its inputs, but the ONNX file next to it does.
     for pair in ((checkpoint, tmp_path / "out" / "model.onnx"), (tmp_path / "out" / "model.onnx", fused)):
         assert main(["verify", *map(str, pair), "--model", factory]) == 0
     assert "64 photographs (scikit-learn) for image" in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_the_outputs_are_the_networks(tmp_path: Path) -> None:
     for row in range(3):
         found = run(tmp_path / "model.onnx", {name: array[row : row + 1] for name, array in given.items()})
         assert np.abs(found - expected[row]).max() < 1e-5
-    # A network in memory keeps what it knew of itself.
+    # A network in memory keeps its own facts.
     assert origin_of(net).inputs == ()
 
 
@@ -154,7 +154,7 @@ def test_one_vector(tmp_path: Path, capsys: Capture) -> None:
     net = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 5)).eval()
     certificate = irepdeploy.export_model(net, tmp_path, input_shape=TensorSpec("x", (1, 16)), simplify=False)
     assert certificate.ok and certificate.onnx["inputs"] == [{"name": "x", "shape": [1, 16], "dtype": "float32"}]
-    # Nothing real has this form: more random inputs, and the certificate says so.
+    # There are no real inputs of this form, so more random ones are used, and the certificate says so.
     assert [(group["name"], group["count"]) for group in certificate.hops[0].inputs] == [
         ("random, standard normal", 64)
     ]
@@ -180,7 +180,7 @@ def test_a_checkpoint_stores_the_inputs_that_examples_show(factory: str, tmp_pat
     for place, examples in enumerate((tuple(given.values()), swapped, [*map(torch.from_numpy, given.values())])):
         path = irepdeploy.save(net, tmp_path / f"{place}.pt", factory=factory, inputs=examples)
         assert list(origin_of(irepdeploy.load(path, model=mixed)).specs) == specs
-    # Saving changes nothing of the network.
+    # Saving does not change the network.
     assert origin_of(net).specs == ()
     ours = ("--model", factory)
     assert main(["export", str(path), *ours, "--no-simplify", "--out", str(tmp_path / "out")]) == 0
@@ -216,7 +216,7 @@ def test_inputs_from_files(checkpoint: Path, factory: str, tmp_path: Path, capsy
     (tmp_path / "some").mkdir()
     for name, count in (("a", 2), ("b", 3)):
         np.savez(tmp_path / "some" / f"{name}.npz", **arrays(count))
-    # They also tell what the network reads.
+    # They also determine the inputs of the network.
     ours = ("--model", factory, "--no-simplify", "--json")
     assert (
         main(["export", str(checkpoint), "--inputs", str(tmp_path / "some"), "--out", str(tmp_path / "1"), *ours]) == 0

@@ -45,7 +45,7 @@ class Server:
 
     @property
     def home(self) -> Path:
-        # What an earlier test left running may still write to its own.
+        # Processes left by an earlier test may still write to their own home.
         return self.folder / f"home{self.tests}"
 
     @property
@@ -81,7 +81,7 @@ class Server:
         return [pid for pid in _descendants(self.process.pid) if _is_sshd(pid)] if self.process else []
 
     def cut(self) -> None:
-        """End every connection at once, as by a pulled cable; the server keeps listening."""
+        """Cut every connection at once, like a pulled cable; the server keeps listening."""
         for pid in self.connections():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

@@ -44,7 +44,7 @@ def bench_words(*words: str) -> list[str]:
 
 
 def wait_for_agent(server: Any) -> None:
-    """Until no bench runs over there."""
+    """Wait until no bench is running on the other side."""
     with open(server.cache / "lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
 
@@ -92,7 +92,7 @@ def test_bench_measures_there_and_records_here(server: Any, folder: Path, jetson
     inside = ".cache/irepdeploy-agent/"
     left = [name.removeprefix(inside) for name in server.files() if len(Path(name).name) != 64]
     assert left == ["agent/" + build_agent().name, "lock"]
-    # Files that are there are not copied again; a board that fails does not stop the other, which is the same machine.
+    # Existing files are not copied again; a board that fails does not stop the other, which is the same machine.
     inodes = {path: path.stat().st_ino for path in server.home.rglob("*") if path.is_file()}
     with server.config.open("a") as config:
         config.write("Host gone\n  HostName 127.0.0.1\n  Port 1\n")

@@ -27,7 +27,7 @@ from irepdeploy.jetson.remote_agent import RemoteAgent
 from irepdeploy.jetson.ssh import Remote
 from irepdeploy.jetson.ssh_failure import LostConnection
 
-# Speaks the protocol; what it does besides is named by the request.
+# Speaks the protocol; the request names further actions.
 AGENT = r"""
 import hashlib, json, os, signal, sys
 def say(kind, /, **fields):
@@ -327,7 +327,7 @@ def test_a_second_ctrl_c_waits_for_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(boards, "wait", wait)
-    # Deaf to the first.
+    # Ignores the first one.
     monkeypatch.setattr(RemoteAgent, "stop", lambda self: None)
     with pytest.raises(KeyboardInterrupt):
         ask_boards(
@@ -376,7 +376,7 @@ def test_a_bug_with_one_board_stops_no_other(server: Any) -> None:
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_an_agent_that_is_killed_is_reported(server: Any, agent: RemoteAgent, shell: str) -> None:
-    # bash replaces itself by the last command of a line, which leaves no process to report the kill.
+    # bash replaces itself with the last command of a line, so no process is left to report the kill.
     (server.folder / "bin" / "sh").symlink_to(shell)
     login = server.folder / "login"
     login.write_text(login.read_text().replace("exec /bin/sh", f"exec {shell}"))
@@ -422,7 +422,7 @@ def test_a_board_without_python_is_reported(server: Any) -> None:
 
 
 def test_another_python_runs_the_agent(server: Any, events: list[dict[str, Any]]) -> None:
-    """One in the board's home, in a folder that no shell may take apart."""
+    """A Python in the board's home, in a folder whose name no shell may split."""
     path = server.home / "my $(touch x) venv" / "python"
     path.parent.mkdir()
     path.write_text(f'#!/bin/sh\necho "$1" >> ~/ran\nexec {shlex.quote(sys.executable)} "$@"\n')

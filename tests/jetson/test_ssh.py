@@ -103,7 +103,7 @@ def test_the_users_own_open_connection_is_used(server: Any, tmp_path_factory: py
         held = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert held.stdin is not None and held.stdout is not None
         assert held.stdout.readline() == b"up\n"
-        # A login by itself would be refused now.
+        # A new login would be refused now.
         (server.folder / "authorized_keys").write_text("")
         with Remote("board", config=server.config) as remote:
             assert run(remote, "echo yes")[:2] == (0, b"yes\n")
@@ -164,7 +164,7 @@ def test_a_refused_login_is_reported(server: Any) -> None:
 
 def test_a_closed_port_is_reported(server: Any) -> None:
     with socket.socket() as taken:
-        # Bound and not listening.
+        # Bound but not listening.
         taken.bind(("127.0.0.1", 0))
         with server.config.open("a") as config:
             config.write(f"Host closed\n  HostName 127.0.0.1\n  Port {taken.getsockname()[1]}\n")

@@ -39,7 +39,7 @@ def facts(*runners: str, lacks: tuple[str, ...] = (), cores: int | None = None) 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Settings]]:
-    """Precision and settings of each bench, which all go well."""
+    """Precision and settings of each bench, all of which succeed."""
     found: list[tuple[str, Settings]] = []
 
     def measure_on(agent: Any, variants: Any, references: Any, settings: Settings, folder: Any) -> Outcome:

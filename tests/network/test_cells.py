@@ -110,7 +110,7 @@ def test_sizes_and_layers(name: str, meta: None) -> None:
 )
 def test_any_size_and_class_count(name: str, shape: tuple[int, int, int], classes: int, meta: None) -> None:
     net = build(name, num_classes=classes, input_shape=shape).eval()
-    # Odd batches too: nothing here may halve one.
+    # Odd batches too: nothing may halve a batch.
     assert net(torch.zeros(3, *shape)).shape == (3, classes)
     assert origin_of(net).input_shape == shape
 
@@ -197,7 +197,7 @@ def test_operations_keep_channels_and_divide_the_size(kind: str, stride: int) ->
         made = operation(name, 6, stride, OPERATION_SETS[kind]).eval()
         assert made(x).shape == (2, 6, 8 // stride, 8 // stride)
         assert all(module.bias is None for module in made.modules() if isinstance(module, nn.Conv2d))
-    # Padding is not counted, and is not the largest either.
+    # Padding is not counted in averages, and is never the maximum.
     assert torch.equal(operation("avg_pool_3x3", 6, stride, OPERATION_SETS[kind])(x), x[:, :, ::stride, ::stride])
     assert torch.equal(operation("max_pool_3x3", 6, stride, OPERATION_SETS[kind])(-x), -x[:, :, ::stride, ::stride])
 

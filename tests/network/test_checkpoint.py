@@ -137,7 +137,7 @@ def pickled_module(tmp_path: Path) -> bytes:
 
 BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda _: b"", "empty"),
-    # Not from the system: one random file in 256 begins as a pickle does.
+    # Not from the system's random source: one random file in 256 begins like a pickle.
     "garbage": (lambda _: random.Random(0).randbytes(4096), "not a checkpoint"),
     "text": (lambda _: b"hello world, this is no checkpoint\n" * 100, "not a checkpoint"),
     "truncated": (lambda _: raw(state={"w": torch.zeros(5000)})[:-3000], "damaged"),

@@ -75,7 +75,7 @@ def test_no_fault_in_the_content_of_an_earlier_file_goes_unseen(tmp_path: Path) 
             except CheckpointError:
                 counts.hold(kind)
             else:
-                # Padding, dates and attributes in the archive carry nothing.
+                # Padding, dates and attributes in the archive carry no information.
                 if same(found, content):
                     counts.hold(f"{kind}, in bytes without meaning")
                 else:
@@ -178,7 +178,7 @@ def test_odd_fields_are_refused_or_harmless(good: Path, tmp_path: Path) -> None:
                 assert hash((origin.specs, origin.output_names, origin.classes)) and origin.architecture is not None
             except CheckpointError:
                 counts.hold(f"{kind}: refused")
-            except Exception as error:  # what must not happen
+            except Exception as error:  # must not happen
                 counts.fail(kind, f"seed {seed}, {place}, value {odd}: {type(error).__name__}: {error}")
             else:
                 counts.hold(f"{kind}: another valid value")

@@ -50,7 +50,7 @@ def test_a_checkpoint_gives_the_recorded_outputs_and_is_described_the_same(name:
     with torch.no_grad():
         found = net(*inputs).flatten()[:12]
     torch.testing.assert_close(found, torch.tensor(OUTPUTS[name]), atol=2e-6, rtol=1e-5)
-    # What is written today is what was written then.
+    # Today's files are the same as those written then.
     written = checkpoint.read(ASSETS / f"{name}.pt")["origin"]
     assert origin_of(net).to_dict() == written
 

@@ -67,7 +67,7 @@ def changed(program: Path, path: Path, change: Callable[[dict[str, Any]], None],
 
 
 def test_a_program_written_again_is_read(program: Path, tmp_path: Path) -> None:
-    """The tests below change one thing each, so what they do to the rest must be harmless."""
+    """The tests below change one thing each, so rewriting the rest must be harmless."""
     ird.load(changed(program, tmp_path / "m.pt2", lambda graph: None))
 
 

@@ -110,7 +110,7 @@ def test_names() -> None:
     assert found is not None and (found.library, found.name, found.random) == ("timm", "resnet18.a1_in1k", True)
     found = library_name("hf-hub:timm/resnet18.a1_in1k@main")
     assert found is not None and (found.library, found.name) == ("timm", "hf-hub:timm/resnet18.a1_in1k@main")
-    # Paths, addresses and the folders that timm would read are no names.
+    # Paths, addresses and folders that timm would read are not accepted as names.
     for text in (
         "vgg16",
         "timm/",
@@ -237,6 +237,6 @@ def test_a_recipe_trains_a_network_of_a_library(
     assert f"Training of {name} on" in printed and "--model" not in printed
     net = ird.load("run/best.pt")
     origin = origin_of(net)
-    # As many classes as the data has, where the library can; and the sizes of the data.
+    # The number of classes of the data, if the library supports it, and the sizes of the data.
     assert net.head.out_features == classes and origin.net == name.removesuffix(":random")
     assert origin.input_shape == (3, 9, 9)

@@ -259,7 +259,7 @@ def test_one_order_of_the_columns_alone_gives_the_paper_s_parameters(meta: None)
             conv = plain.get_submodule(layer)
             for column, bit in enumerate(row):
                 pairs[column] += bit * conv.in_channels * conv.out_channels
-            # What is small decides the second decimal, not the order: a bias, gamma and beta a branch, and the factors.
+            # Small terms only affect the second decimal: a bias, gamma and beta per branch, and the factors.
             rest += 3 * conv.out_channels * sum(row) + sum(row) + 1
         for costs in list(fits):
             total = rest + sum(cost * pair for cost, pair in zip(costs, pairs, strict=True))

@@ -63,7 +63,7 @@ def test_a_map_needs_sizes(model_of: Any) -> None:
 
 
 def test_two_paddings_in_a_row_are_no_convolution(model_of: Any, largest_difference: Difference) -> None:
-    """What the second pads with zeros, the first alone would have gone on with."""
+    """The second pads with zeros where the first alone would have continued."""
     nodes = [
         ("Conv", ["x", "w"], ["m"], {**SAME, "group": 4}),
         ("Conv", ["m", "k"], ["b"], {**SAME, "group": 4}),
@@ -92,7 +92,7 @@ def test_two_windows_without_padding_are_one(collapsed: Any) -> None:
 
 
 def test_a_crop_then_a_padding(collapsed: Any) -> None:
-    """Zeros stand where the map once was."""
+    """Zeros replace parts of the map."""
     nodes = [
         ("Slice", ["x", "s", "e", "ax"], ["m"]),
         ("Conv", ["m", "w"], ["b"], SAME),
@@ -207,7 +207,7 @@ def test_a_scatter_of_one_sample(model_of: Any, largest_difference: Difference) 
 
 @pytest.mark.parametrize("value", [0.7, -3.0])
 def test_a_padding_of_a_number(value: float, model_of: Any, largest_difference: Difference) -> None:
-    """No convolution, unless the number is what the bias is."""
+    """Not a convolution, unless the number equals the bias."""
     nodes = [
         ("Conv", ["x", "w", "bias"], ["m"]),
         ("Pad", ["m", "pads", "value"], ["d"]),
@@ -253,7 +253,7 @@ def test_free_sizes_where_nothing_depends_on_them(model_of: Any, largest_differe
 
 
 def test_free_sizes_and_paddings_that_differ(model_of: Any) -> None:
-    """Equal for even sizes, not for odd ones: such a sum runs for some sizes only, and is left alone."""
+    """Shapes agree for even sizes only; such a sum runs for some sizes only and is left alone."""
     nodes = [
         ("Conv", ["x", "w"], ["a"], {**SAME, "strides": [2, 2]}),
         ("Conv", ["x", "w2"], ["b"], {"strides": [2, 2]}),

@@ -77,7 +77,7 @@ def test_the_same_bytes_from_every_kind_of_input(block: onnx.ModelProto, tmp_pat
 
 
 def test_nothing_to_merge_gives_the_bytes_back(model_of: Any, tmp_path: Path) -> None:
-    """Even bytes that serialising again would order otherwise."""
+    """Even bytes that serialising again would reorder."""
     model = model_of([("Conv", ["x", "w"], ["y"]), *RELU], CONSTANTS, X, ["z"])
     content = model.SerializeToString() + onnx.ModelProto(doc_string="again").SerializeToString()
     path = tmp_path / "plain.onnx"
@@ -110,7 +110,7 @@ def test_weights_computed_at_run_time(model_of: Any) -> None:
     nodes = [("Mul", ["w", "t"], ["v"]), ("Conv", ["x", "v"], ["a"], SAME), *BLOCK[1:], *RELU]
     model = model_of(nodes, CONSTANTS, {**X, "t": (1, 1, 1, 1)}, ["z"])
     found = collapse(model)
-    # The 1x1 takes up the identity; the other convolution is a wall.
+    # The 1x1 absorbs the identity; the other convolution is a barrier.
     assert sorted(kinds(found)) == ["Add", "Conv", "Conv", "Mul", "Relu"]
     assert "computed at run time" in found.regions[0].reason
 
@@ -230,7 +230,7 @@ def test_identities_that_are_outputs(model_of: Any, largest_difference: Differen
 
 
 def test_operators_of_others(model_of: Any) -> None:
-    """A custom domain and a local function are walls, and they stay as they are."""
+    """Custom domains and local functions are barriers and stay unchanged."""
     nodes = [
         *BLOCK[:2],
         helper.make_node("Add", ["a", "b"], ["c"], "theirs", domain="their.own"),
@@ -271,7 +271,7 @@ def test_other_floats(kind: int, model_of: Any, largest_difference: Difference) 
 
 
 def test_merged_weights_beyond_float16(model_of: Any) -> None:
-    """60000 + 60000 is infinite in float16: left alone, and said so."""
+    """60000 + 60000 is infinite in float16: left alone, with the reason."""
     constants = {"w": np.full((4, 4, 3, 3), 6e4), "w1": np.full((4, 4, 1, 1), 6e4), "bias": BIAS}
     found = collapse(model_of(BLOCK + RELU, constants, X, ["z"], kind=TensorProto.FLOAT16))
     assert not found.changed and "beyond the range of float16" in found.regions[0].reason
@@ -285,7 +285,7 @@ def test_weights_that_are_not_finite(damage: float, model_of: Any) -> None:
 
 
 def test_a_long_linear_network(collapsed: Any) -> None:
-    """160 operators with nothing between them: more than are planned together, and still one convolution."""
+    """160 consecutive operators: more than are planned together, but still one convolution."""
     nodes: list[Any] = []
     last = "x"
     for place in range(80):
@@ -381,7 +381,7 @@ def test_an_unknown_border(block: onnx.ModelProto) -> None:
 
 @given(st.randoms(use_true_random=False))
 def test_a_damaged_model_never_crashes(random: Any) -> None:
-    """Attributes, shapes and inputs changed at random: left alone, or said to be damaged."""
+    """Randomly changed attributes, shapes and inputs: left alone, or reported as damaged."""
     model = _everything()
     for _ in range(random.randint(1, 3)):
         node = random.choice(model.graph.node)
@@ -407,7 +407,7 @@ def test_a_damaged_model_never_crashes(random: Any) -> None:
 
 
 def _everything() -> onnx.ModelProto:
-    """One operator of many kinds, one behind the other."""
+    """Operators of many kinds, one after the other."""
     nodes = [
         helper.make_node("Conv", ["x", "w", "bias"], ["a"], pads=[1, 1, 1, 1], strides=[1, 1], group=1),
         helper.make_node("BatchNormalization", ["a", "bias", "bias", "bias", "v"], ["b"]),

@@ -93,7 +93,7 @@ def test_as_onnx_runtime(kind: str, inputs: list[Any], attributes: dict[str, Any
     folded = Graph.of(model)
     folded.operators = folded.operators[:1]
     _fold_alone(folded)
-    if (kind, opset) == ("Softmax", 11):  # it was over all axes behind its own
+    if (kind, opset) == ("Softmax", 11):  # it was over all axes from its own on
         assert not folded.folded
         return
     found = folded.folded["y"].native
@@ -151,7 +151,7 @@ def test_floats_are_kept_wide(model_of: Any) -> None:
 
 
 def test_a_size_that_floats_decide_is_the_models_own(model_of: Any) -> None:
-    """floor(3 * float32(1/3) * 3) is a matter of rounding: whole numbers follow float32."""
+    """floor(3 * float32(1/3) * 3) depends on rounding: integers follow float32."""
     third = np.float32(1) / np.float32(3)
     nodes = [
         ("Mul", ["three", "third"], ["m"]),
@@ -212,7 +212,7 @@ def test_random_operators_are_not_constants(kind: str, model_of: Any) -> None:
 
 
 def test_a_large_constant_is_not_written_out(model_of: Any) -> None:
-    """64 MB of zeros made of 32 bytes stay an operator."""
+    """64 MB of zeros described by 32 bytes stay an operator."""
     nodes = [("ConstantOfShape", ["n"], ["o"]), ("Add", ["x", "o"], ["y"])]
     model = model_of(nodes, {"n": ints(1, 4, 2048, 2048)}, {"x": (1, 4, 2048, 2048)})
     found = collapse(model)

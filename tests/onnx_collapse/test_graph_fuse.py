@@ -125,7 +125,7 @@ def test_a_batch_in_the_numbers_is_found() -> None:
 
 
 class Deciding(nn.Module):
-    """Chooses its way, or the number of its steps, by what it sees."""
+    """Chooses its path, or the number of its steps, by the values of its input."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Deciding(nn.Module):
 
 @pytest.mark.parametrize("way", ["if", "item", "numpy", "set"])
 def test_a_network_that_decides_by_values_is_refused(way: str) -> None:
-    """A trace keeps one of its ways, and random inputs need not take the other one."""
+    """A trace keeps one of its paths, and random inputs need not take the other one."""
     with pytest.raises(NotFusable, match="by the values of a tensor"):
         irepdeploy.fuse_graph(Deciding(way).eval(), example=torch.rand(1, 3, 8, 8))
 
@@ -359,7 +359,7 @@ def test_a_batch_in_another_dimension(capfd: pytest.CaptureFixture[str]) -> None
 
 
 def test_what_was_read_back_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it raises is one line."""
+    """Any exception gives one line."""
 
     class Failing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def test_an_ordinary_region(model: Any) -> None:
 
 
 def test_a_plan_that_takes_too_long(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its report says so, and has what was found until then: the sum, but not the 1x1 before one of its branches."""
+    """The report says so, and contains what was found so far: the sum, but not the 1x1 before one of its branches."""
     nodes = [("Conv", ["x", "u"], ["c"]), ("Conv", ["c", "w"], ["d"], {"pads": [1] * 4}), *NODES[:2]]
     nodes += [("Sum", ["a", "b", "d"], ["y"])]
     model = model_of(nodes, {"w": W, "u": W[:, :, :1, :1]}, {"x": (1, 4, 16, 16)})

@@ -86,7 +86,7 @@ def test_a_bottleneck_merges_beside_a_dense_convolution(collapsed: Any) -> None:
 
 
 def test_two_bottlenecks_that_merge_only_together(collapsed: Any) -> None:
-    """Each alone grows; both share one kernel."""
+    """Each alone costs more; both together share one kernel."""
     nodes: list[Any] = []
     for name in "abc":
         nodes.append(("Conv", ["x", f"{name}1"], [f"{name}m"]))
@@ -129,7 +129,7 @@ def test_many_chains_in_one_region(collapsed: Any) -> None:
 
 
 def test_a_residual_sum_keeps_its_other_source(collapsed: Any) -> None:
-    """Branches of one tensor added to and fro with another one: one convolution and one sum."""
+    """Branches of one tensor, added in alternation with another tensor: one convolution and one sum."""
     nodes = [
         ("Relu", ["x"], ["r"]),
         ("Conv", ["r", "a"], ["m"], SAME),
@@ -144,7 +144,7 @@ def test_a_residual_sum_keeps_its_other_source(collapsed: Any) -> None:
 
 
 def test_strides_that_differ(model_of: Any, largest_difference: Difference) -> None:
-    """Of one tensor in one sum: the sizes agree by chance, no convolution has both strides."""
+    """Two strides of one tensor in one sum: the sizes agree by chance, but no convolution has both strides."""
     nodes = [
         ("Conv", ["x", "a"], ["m"], {"strides": [2, 2]}),
         ("Conv", ["x", "b"], ["n"]),
@@ -279,7 +279,7 @@ def test_a_scaled_map_that_branches_and_a_residual_read(collapsed: Any) -> None:
 
 
 def test_an_expansion_between_reductions(collapsed: Any) -> None:
-    """No two of the three convolutions are cheaper as one, all three are."""
+    """No two of the three convolutions are cheaper as one, but all three are."""
     nodes = [
         ("Conv", ["x", "a"], ["m"]),
         ("Conv", ["m", "b"], ["n"], {"group": 64}),
@@ -291,7 +291,7 @@ def test_an_expansion_between_reductions(collapsed: Any) -> None:
 
 
 def test_a_factor_behind_a_sum_of_two_tensors(collapsed: Any) -> None:
-    """It stays behind the sum: in front it would be written twice."""
+    """It stays after the sum, since before it, it would be written twice."""
     nodes = [
         ("Relu", ["x"], ["r"]),
         ("Conv", ["r", "a"], ["m"], SAME),
@@ -319,7 +319,7 @@ def test_a_sum_of_many_tensors(collapsed: Any) -> None:
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_planning_takes_time_in_proportion_to_the_chain(refused: bool, model_of: Any, monkeypatch: Any) -> None:
-    """Counted in operators visited. What a border does not allow is planned again without the rest of the chain."""
+    """Cost is counted in visited operators. A region with an invalid border is replanned without the rest of a chain."""
     monkeypatch.setattr(plan, "_WHOLE", 0)
     work = []
     for count in (10, 20):

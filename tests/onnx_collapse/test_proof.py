@@ -39,7 +39,7 @@ def bias(emitted: Emitted) -> None:
 
 
 def padding(emitted: Emitted) -> None:
-    """The map moves by one pixel: the same numbers in other places."""
+    """The map moves by one pixel: the same numbers at other positions."""
     (node,) = emitted.every_node
     pads = next(item for item in node.attribute if item.name == "pads")
     pads.ints[:] = [0, 1, 2, 1]

@@ -158,7 +158,7 @@ def test_batch_normalisation_that_the_exporter_left(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mobileone", *(pytest.param(name, marks=SLOW) for name in ("yolov7", "repvgg"))])
 def test_sizes_that_are_free(name: str) -> None:
-    """Where no border has a bias, nothing needs to know them."""
+    """If no border has a bias, borders need no special treatment."""
     before = given(name, dynamic=True)
     found = collapse(before)
     check_deploy_form(name, before, found)
@@ -202,7 +202,7 @@ def test_names_and_metadata_stay(name: str) -> None:
 @SLOW
 @pytest.mark.parametrize(("name", "convs"), [("RepNeXt", (254, 116)), ("GhostNet", (253, 253)), ("GELAN", (253, 189))])
 def test_250_convolutions_that_hang_together(name: str, convs: tuple[int, int]) -> None:
-    """What is not merged has a reason, and nothing is left for a second time."""
+    """Everything that is not merged has a reason, and a second collapse finds nothing."""
     before = exported(deep_network(name), (3, 14, 14))
     found = collapse(before)
     assert (found.operators_before["Conv"], found.operators_after["Conv"]) == convs

@@ -90,7 +90,7 @@ def test_nearly_linear(chunk: int, fault: str) -> None:
 
 
 def check_any(seed: int) -> None:
-    """Numbers stay, convolutions do not become more, and a second time changes nothing."""
+    """Outputs stay the same, convolutions do not increase, and a second collapse changes nothing."""
     region = random_graph(seed)
     border: Literal["map", "refuse"] = "map" if seed % 2 else "refuse"
     found = collapse(region.model, border=border)
@@ -127,7 +127,7 @@ def test_a_map_at_the_border() -> None:
     assert mapped >= 12
 
 
-# Whether these tests see a collapser that is wrong at the border.
+# Whether these tests detect a collapser that is wrong at the border.
 
 MUTANTS: dict[str, tuple[str, Any, str]] = {
     "what lies outside the map inside": ("_reaches_over", lambda *args, **kwargs: False, "cut, then padded"),
@@ -147,7 +147,7 @@ def wrong(fault: str, seeds: range) -> int:
 def test_a_collapser_without_the_border_check(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, value, fault = MUTANTS[mutant]
     monkeypatch.setattr(form, name, value)
-    # The proof of each region still refuses it; without that too, the numbers here show it.
+    # The proof of each region still rejects it; without the proof, the outputs here show the error.
     assert wrong(fault, range(15)) == 0
     monkeypatch.setattr(region_collapser, "prove", lambda unit, built, context: Proof(0.0, 0.0))
     assert wrong(fault, range(15)) >= 8

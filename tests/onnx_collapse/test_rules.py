@@ -97,7 +97,7 @@ def test_behind_a_convolution(
 
 
 def test_before_a_convolution(collapsed: Any) -> None:
-    """What is before one that does not pad: scale, shift, crop, a padding of a constant, channels turned round."""
+    """Operators before a convolution without padding: scale, shift, crop, constant padding, reversed channels."""
     nodes = [
         ("BatchNormalization", ["x", "g", "b", "m", "v"], ["a"]),
         ("Slice", ["a", "s", "e", "ax", "st"], ["d"]),

@@ -303,7 +303,7 @@ def test_every_operator_is_tested() -> None:
 
 
 def test_a_function_named_like_a_folder() -> None:
-    """A functional layer has the name of the module that calls it, whose children follow."""
+    """A functional layer has the name of the calling module, followed by its children."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], "/1/Conv"),
         helper.make_node("Conv", ["a", "w"], ["b"], "/1/down/Conv"),

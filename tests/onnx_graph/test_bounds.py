@@ -112,7 +112,7 @@ def test_constants_in_nodes_and_in_other_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [None, 1 << 40])
 def test_weights_in_a_file_that_is_larger_than_they_are(length: int | None, tmp_path: Path) -> None:
-    """It is not read: a sparse file of a terabyte takes no time to make."""
+    """The file is not read: a sparse file of a terabyte is created instantly."""
     with open(tmp_path / "w.bin", "wb") as file:
         file.truncate(1 << 40)
     model = onnx_model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (1, 3, 8, 8)}, {"y": None}, {})

@@ -45,7 +45,7 @@ SCALES = {"s": np.array([1, 1, 2, 1.5], np.float32)}
         (of(9, "Upsample", "s", constants=SCALES, mode="nearest"), 13),
         (of(10, "Resize", "s", constants=SCALES, mode="linear"), 13),
         (of(10, "Resize", "s", constants={"s": np.array([1, 1, 0.5, 0.7], np.float32)}, mode="nearest"), 13),
-        # Rounded up along the axis that becomes smaller, down along the other.
+        # Rounded up along the axis that shrinks, down along the other.
         (of(10, "Resize", "s", constants={"s": np.array([1, 1, 1.7, 0.6], np.float32)}, mode="nearest"), 13),
         (of(10, "Resize", "s", constants={"s": np.array([1, 1, 0.5, 3], np.float32)}), 13),
         (of(12, "Hardmax"), 13),

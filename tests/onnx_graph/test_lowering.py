@@ -89,7 +89,7 @@ def test_the_older_form_computes_the_same(name: str) -> None:
 
 
 def test_what_a_target_lacks_is_written_in_its_operators() -> None:
-    """A target of opset 17 need not have all of its operators, nor take sums as ONNX writes them."""
+    """A target of opset 17 need not support all its operators, nor sums in ONNX's form."""
     scaled = built(17, "LayerNormalization", "s", "b", axis=-1, **NORMAL)
     sums = built(13, "ReduceSum", "a", a=np.array([1, 3], INT), keepdims=0)
     operators = {node.op_type for each in FORMS.values() for node in nodes_of(converted(each, 17))}

@@ -17,7 +17,7 @@ SIZE = (1, 4, 8, 8)
 
 
 class Graph:
-    """A model in the making: names are drawn, so that two of them never agree by accident."""
+    """A model under construction, with random names, so that two models never agree by accident."""
 
     def __init__(self, prefix: str = "a", seed: int = 0) -> None:
         self.prefix, self.rng = prefix, np.random.default_rng(seed)
@@ -88,7 +88,7 @@ def test_a_digest_is_64_digits() -> None:
 def reordered() -> onnx.ModelProto:
     model = network("r")
     nodes = list(model.graph.node)
-    # The other path first: still every node behind what it reads.
+    # The other path first, still in topological order.
     moved = [nodes[2], nodes[0], nodes[1], *nodes[3:]]
     del model.graph.node[:]
     model.graph.node.extend(moved)
@@ -251,7 +251,7 @@ def test_constants_that_are_no_weights_count() -> None:
     ):
         assert len(set(digests(first, second))) == 2
     assert len(set(digests(scaled(2, (4, 1, 1)), scaled(3, (4, 1, 1))))) == 1
-    # A bound left out is not the other bound.
+    # A missing lower bound differs from a missing upper bound.
     low = digests(lambda g: g.node("Clip", "ax", g.constant(np.float32(6))))
     assert low != digests(clipped(6))
 
@@ -300,7 +300,7 @@ def test_a_long_row_of_nodes() -> None:
             x = graph.node("Add", x, x)
         return structure_digest(graph.model(x))
 
-    # Neither the stack nor the number of paths, 2 to the length, is a limit.
+    # Neither the stack depth nor the 2^length paths are a limit.
     assert row(3000) != row(3001)
 
 

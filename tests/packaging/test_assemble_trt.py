@@ -37,7 +37,7 @@ def test_the_stub_is_a_library(script: ModuleType, tmp_path: Path) -> None:
         library = ctypes.CDLL(str(path))
         function = getattr(library, symbol)
         function.restype = ctypes.c_uint64
-        # All of the register, not only the byte that bool takes.
+        # The whole register, not only the byte of a bool.
         assert function(None, b"") == 1
         with pytest.raises(AttributeError):
             library.another  # noqa: B018

@@ -194,7 +194,7 @@ def test_nothing_that_is_not_json_is_written(value: float, tmp_path: Path) -> No
 def test_a_line_is_plain_json_with_its_check_last(journal: Path) -> None:
     value = json.loads(journal.read_text().splitlines()[0])
     assert list(value) == ["n", "text", "check"] and len(value["check"]) == 16
-    # Neither the order of keys nor spaces matter.
+    # The order of keys and spaces do not matter.
     assert unsealed(json.loads(json.dumps(value, indent=1, sort_keys=True))) == {"n": 0, "text": "größe"}
     with pytest.raises(ValueError, match="damaged: it does not match its check"):
         unsealed({**value, "n": 1})

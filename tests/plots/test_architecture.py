@@ -57,7 +57,7 @@ def test_a_filled_square_is_a_kept_branch() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == list(ONE.layers)
     assert [label.get_text() for label in axes.get_xticklabels()] == list(ONE.branches)
     assert axes.get_title(loc="left") == "Architecture: 4 of 6 branches"
-    # The first layer stands at the top.
+    # The first layer is at the top.
     assert axes.get_ylim()[0] > axes.get_ylim()[1]
 
 
@@ -105,7 +105,7 @@ def test_stages_and_channels_of_a_published_network() -> None:
     [
         (("layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1"), {}, (0, 2)),
         (("stages.0.0", "stages.0.1", "stages.10.0", "stages.1.0"), {}, (0, 2, 3)),
-        # A stage a layer says nothing: then channels do, where they are known.
+        # One stage per layer is uninformative, so channels are used if known.
         (("features.0", "features.3", "features.7"), {}, (0,)),
         (
             ("features.0", "features.3", "features.7"),
@@ -179,11 +179,11 @@ def test_a_search_folder_is_read_with_its_network(tmp_path: Path) -> None:
         # The images of the data set are grey.
         assert view.channels[VGG6[0]] == (1, 16, 1)
         assert view.stages == (0, 2, 4)
-    # Elsewhere the file alone says nothing of its network.
+    # Elsewhere, the file alone does not identify its network.
     kept.save(tmp_path / "alone.json")
     alone = read_architecture(tmp_path / "alone.json", "alone")
     assert (alone.possible, alone.channels, alone.total) == (None, {}, 12)
-    # Another network's Architecture that lies in the folder has nothing of it either.
+    # Another network's Architecture in the folder does not identify it either.
     ONE.save(folder / "other.json")
     assert read_architecture(folder / "other.json", "other").possible is None
 
@@ -284,7 +284,7 @@ def test_few_and_many_layers(layers: int, tmp_path: Path) -> None:
     figure = draw_architecture(many)
     assert len(filled(figure)) == many.count
     assert figure.get_size_inches()[1] < 30
-    # Names do not lie on each other.
+    # Names do not overlap.
     assert len(figure.axes[0].get_yticks()) <= 26 / 0.1
     if layers < 600:
         save_figure(figure, tmp_path / "a.png")
@@ -330,7 +330,7 @@ def test_the_users_settings_of_matplotlib_change_nothing() -> None:
 
 
 def test_pyplot_is_left_alone() -> None:
-    # Its global state would want a screen, and keep every figure.
+    # Its global state would need a screen and keep every figure.
     code = (
         "import sys; from irepdeploy.reparam.architecture import Architecture; "
         "from irepdeploy.plots.architecture import *;"

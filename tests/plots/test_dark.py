@@ -31,7 +31,7 @@ def test_what_is_written_in_it_can_be_read(colour: str) -> None:
 def test_white_is_paper_and_nothing_stays_nothing() -> None:
     assert on_dark("white") == pytest.approx((*PAPER, 1))
     assert (on_dark("none"), on_dark((1.0, 1.0, 1.0, 0.0))[3]) == ("none", 0)
-    # A colour that can be read already is left alone, and so is its transparency.
+    # A colour that is already legible is kept, and so is its transparency.
     assert on_dark((0.9, 0.6, 0.0, 0.3)) == pytest.approx((0.9, 0.6, 0.0, 0.3))
     hues = [np.argsort(to_rgba(each)[:3])[-1] for each in (BLUE, on_dark(BLUE))]
     assert hues[0] == hues[1]

@@ -59,7 +59,7 @@ def test_maps_are_those_of_the_convolutions() -> None:
         for place, image in enumerate(shown):
             x = torch.from_numpy(image.array)[None]
             assert np.allclose(maps.fused[place][VGG6[0]], block(x)[0].abs().mean(0), atol=1e-6)
-            # The block adds to what the fixed operation gives in place: it must have been looked at before.
+            # The block adds in place to the output of the fixed operation, which must be captured before.
             assert np.allclose(maps.fixed[place][VGG6[0]], block.fixed(x)[0].abs().mean(0), atol=1e-6)
             assert not np.allclose(maps.fixed[place][VGG6[0]], maps.fused[place][VGG6[0]], atol=1e-2)
     assert maps.fused[0][VGG6[5]].shape == (4, 4)
@@ -83,7 +83,7 @@ def test_a_plain_network_is_seen_behind_its_batch_normalisation() -> None:
     with torch.no_grad():
         expected = unit.bn(unit.conv(torch.from_numpy(images()[0].array)[None]))[0].abs().mean(0)
     assert np.allclose(maps.fused[0][VGG6[0]], expected, atol=1e-6)
-    # It is not changed by being looked at.
+    # Looking at it does not change it.
     assert type(plain.get_submodule(VGG6[0])) is nn.Conv2d
     assert not any(module._forward_hooks for module in plain.modules())
 

@@ -156,10 +156,10 @@ def test_the_picture(tmp_path: Path) -> None:
     assert [tuple(map(float, pair)) for pair in zip(*front.get_data(), strict=True)] == [(3, 71), (90, 80)]
     points = [line for line in rest if line.get_marker() != "None"]
     assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in points] == [(3, 71), (5, 70), (90, 80)]
-    # Hollow where the accuracy is not ours.
+    # Hollow markers for accuracies that are not ours.
     assert [line.get_markerfacecolor() == "white" for line in points] == [False, False, True]
     assert first.get_xscale() == "log" and second.get_xscale() == "linear"
-    # What has no accuracy is named.
+    # Models without an accuracy are named.
     assert first.get_xlabel() == "latency, median (ms)\nno accuracy known: silent (1 ms)"
     assert "not drawn" in figure.get_supxlabel() and "without (1 ms)" in figure.get_supxlabel()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]

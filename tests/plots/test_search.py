@@ -29,7 +29,7 @@ POPULATIONS = (["11000", "00111", "10101"], ["10001", "10001", "10101"])
 
 
 def whole(index: int, accuracy: Sequence[float]) -> dict[str, Any]:
-    """An evolution with all that a search writes of it."""
+    """An evolution with everything that a search records."""
     alpha = [0.1 + index / 2 + place / 10 for place in range(5)]
     beta = [0.1 + index / 2, 0.2 + index / 2, 0.3 + index / 2]
     return evolution(index, accuracy, population=POPULATIONS[index], alpha=alpha, beta=beta)

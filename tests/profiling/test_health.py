@@ -46,10 +46,10 @@ def test_int8_by_hand() -> None:
     noise = 0.5**2 + 0.25**2 + 0.25**2
     found = kernel_health(kernel)
     assert found.int8_tensor_db == pytest.approx(decibels(first + second, noise + second))
-    # With a step of its own the second channel is 127 and 63.5 steps, and a half step is lost.
+    # With its own step size the second channel is 127 and 63.5 steps, and half a step is lost.
     own_step = 0.25 / 127
     assert found.int8_channel_db == pytest.approx(decibels(first + second, noise + (0.5 * own_step) ** 2))
-    # With the common step nothing is left of it.
+    # With the common step size nothing is left of it.
     assert found.int8_worst_channel_db == 0.0
     assert (found.max_weight, found.max_bias, found.not_finite, found.fp16_overflow) == (127, 0, 0, 0)
 
@@ -183,7 +183,7 @@ def test_inactive_branches_change_nothing() -> None:
 
 
 def with_large_centre(factor: float) -> nn.Module:
-    """The demo network; one identity branch is so strong that its taps stick out of their kernel."""
+    """The demo network with an identity branch so strong that its taps dominate their kernel."""
     network = random_network(branches="ireps")
     with torch.no_grad():
         network.stages[1][1].conv.branches["identity"].bn.weight.mul_(factor)

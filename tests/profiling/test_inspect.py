@@ -99,7 +99,7 @@ def printed(capsys: Capture, *args: object) -> str:
 def inspected_and_printed(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, *args: object
 ) -> tuple[dict[str, Any], str]:
-    """What the command prints as JSON, and as text, of one inspection."""
+    """Return the JSON and the text that the command prints for one inspection."""
     kept: list[Inspection] = []
     original = inspection.inspect_model
 
@@ -113,7 +113,7 @@ def inspected_and_printed(
 
 
 def refused(capsys: Capture, *args: object) -> str:
-    """The one line of an input that is wrong."""
+    """Return the single line printed for invalid input."""
     capsys.readouterr()
     assert main(["inspect", *map(str, args)]) == 2
     captured = capsys.readouterr()
@@ -180,7 +180,7 @@ def test_a_network_by_name(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> 
     found, text = inspected_and_printed(capsys, monkeypatch, "vgg6")
     assert "Branches" not in text
     assert found["facts"]["statistics"] == "random, seed 0" and found["facts"]["architecture"] is None
-    # A plain network is told by its blocks: each convolution with its batch normalisation.
+    # A plain network is described by its blocks: each convolution with its batch normalisation.
     params, macs = fused_counts(VGG6)
     assert found["train"]["params"] == params + sum(outer for _, _, outer in VGG6)
     assert (found["fused"]["params"], found["train"]["macs"]) == (params, macs)
@@ -275,7 +275,7 @@ def test_a_foreign_class(mine: Callable[[], nn.Module], tmp_path: Path, capsys: 
     ird.save(network, tmp_path / "train.pt", **given)
     ird.save(ird.fuse(network), tmp_path / "fused.pt", **given)
     assert "--model mine_for_inspect:Mine" in refused(capsys, tmp_path / "train.pt")
-    # In memory, a fused network has no train state before its factory has been named.
+    # In memory, a fused network has no train state until its factory is named.
     in_memory = inspect_model(ird.load(tmp_path / "fused.pt", model=mine))
     assert in_memory.train is None and any("train state: not known" in note for note in in_memory.notes)
     for name in ("train.pt", "fused.pt"):

@@ -58,7 +58,7 @@ def test_chain_trains_as_defined(name: str, geometry: Geometry) -> None:
 
 
 def test_naive_border_is_another_function() -> None:
-    """Zero padding after a middle BN, as most tools do it, is not one convolution: our border is not for nothing."""
+    """Zero padding after a middle BN, as in most tools, is not one convolution, which justifies our border."""
     branch = randomize_block(BRANCHES["conv1x1_3x3"](Geometry(4, 4)), 2).double().eval()
     x = torch.randn(1, 4, 6, 6, dtype=torch.float64)
     naive = branch.bn2(F.conv2d(branch.bn1(branch.conv1(x)), branch.conv2.weight, None, padding=1))

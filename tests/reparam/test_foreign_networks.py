@@ -62,7 +62,7 @@ def test_a_frozen_normalisation_stays_frozen(x: Tensor) -> None:
 
 
 class OtherInTraining(nn.Module):
-    """In train mode the map before the normalisation is an output too."""
+    """In train mode, the map before the normalisation is an output too."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -349,7 +349,7 @@ def test_hooks_stay_at_their_names_in_every_state() -> None:
         called.clear()
         model(torch.randn(1, 2, 4, 4, requires_grad=True)).sum().backward()
         assert sorted(called) == ["backward", "bn", "kwargs", "pre"]
-        # A hook that is a method belongs to the copy, not to the network that it was copied from.
+        # A hook that is a method belongs to the copy, not to the original network.
         assert model.seen == [32] and not own.seen, number
         model.seen.clear()
 

@@ -107,7 +107,7 @@ def test_comparison_fails_when_it_should() -> None:
     with torch.no_grad():
         plain.get_submodule("stages.1.0.conv").weight[0, 0, 2, 0] += 1e-2
     verdict = ird.compare(net, plain, torch.randn(2, 1, 16, 16))
-    # Named is the worst layer, which is that one or one that reads it.
+    # The error names the worst layer, which is this one or one that reads it.
     assert not verdict.ok and verdict.worst_layer is not None and verdict.max_rel_error > 1e-4
 
 

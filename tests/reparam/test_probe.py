@@ -39,7 +39,7 @@ def block_of(geometry: Geometry) -> RepBlock:
 
 @torch.no_grad()
 def largest_error(module: nn.Module, conv: nn.Conv2d) -> float:
-    """On maps of which the probe knows nothing."""
+    """On maps unknown to the probe."""
     generator = torch.Generator().manual_seed(7)
     reach = max((size - 1) * gap for size, gap in zip(conv.kernel_size, conv.dilation, strict=True))
     sides = [(reach + 1, reach + 2), (reach + 20, reach + 9), (reach + 5, reach + 5)]
@@ -225,7 +225,7 @@ def block_diagonal() -> nn.Module:
 
 
 def dead(kernel: int) -> nn.Module:
-    """A block that gives a constant, as a zero-initialised last gamma makes it."""
+    """A block with constant output, as with a zero-initialised last gamma."""
     bn = nn.BatchNorm2d(4)
     nn.init.zeros_(bn.weight)
     return nn.Sequential(nn.Conv2d(3, 4, kernel, padding=1), bn)

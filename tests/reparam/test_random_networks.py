@@ -99,5 +99,5 @@ def test_the_fuse_of_trained_float32_networks(
     with torch.no_grad():
         wide = copy.deepcopy(net).double()(x.double())
         limit = 1e-4 * float(wide.abs().max()) + 1e-30
-        # Compared with the branches in float64, from which both differ by rounding only.
+        # Compared with the branches in float64, from which both differ only by rounding.
         assert float((plain(x).double() - wide).abs().max()) <= limit

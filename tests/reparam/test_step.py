@@ -76,7 +76,7 @@ def passed(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def same(theirs: dict[str, Tensor], ours: dict[str, Tensor], tolerance: float = 1e-9) -> None:
     assert theirs.keys() == ours.keys()
-    # A gradient that is zero but for rounding is as inexact as those of its kind.
+    # A gradient that is zero except for rounding is as inexact as others of its kind.
     largest = max(float(value.abs().max()) for value in theirs.values())
     for name, value in theirs.items():
         assert value.shape == ours[name].shape, name
@@ -191,7 +191,7 @@ def test_bfloat16_is_as_close_as_the_exact_step(frozen: bool, kind: str) -> None
 
 
 class _OfYourOwn(Branch):
-    """A branch that knows its kernel, and not how to be merged."""
+    """A branch that knows its kernel, but not how to be merged."""
 
     name = "own"
 
@@ -311,7 +311,7 @@ def test_a_part_of_the_positions_is_drawn_from_all_of_them() -> None:
 def test_the_mean_of_the_sum_does_not_depend_on_the_sample() -> None:
     block = made(Geometry(4, 6), 3)
     generator = torch.Generator().manual_seed(0)
-    # Few positions are far from zero, so that a sample may hold none of them.
+    # Few positions are far from zero, so a sample may contain none of them.
     x = torch.randn(8, 4, 24, 24, generator=generator, dtype=torch.float64)
     x *= torch.rand(8, 1, 24, 24, generator=generator) < 0.02
     exact = copy.deepcopy(block)(x).detach()
@@ -347,7 +347,7 @@ def test_an_empty_batch_changes_no_statistics(sample: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "frozen"),
-    # Frozen statistics can do with one value.
+    # One value is enough for frozen statistics.
     [((1, 4, 3, 3), False), *itertools.product([(3, 4, 2, 2), (3, 4, 2, 5), (4, 5, 5)], [True, False])],
 )
 def test_wrong_shapes_get_the_error_of_torch_and_change_nothing(shape: tuple[int, ...], frozen: bool) -> None:

@@ -174,7 +174,7 @@ def test_the_mark_is_not_a_name(x: Tensor) -> None:
     assert dissolved_block(model) is dissolved_block(torch.fx.symbolic_trace(model)) is None
     net = randomize_statistics(ird.insert_branches(model, "acnet")).eval()
     assert same(net, ird.fuse(net), x)
-    # The names of a state dict are those of earlier versions.
+    # The keys of a state dict are those of earlier versions.
     assert not any("irepdeploy" in name for name in net.state_dict())
 
 

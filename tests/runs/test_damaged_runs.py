@@ -58,7 +58,7 @@ ODD_YAML = (
 
 
 def reading(read: Callable[[], Any]) -> Any:
-    """Return what is read, or the error of our tree; any other exception is raised."""
+    """Return what is read, or one of our errors; any other exception propagates."""
     try:
         return read()
     except InputError as error:
@@ -89,7 +89,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def with_odd_value(value: dict[str, Any], generator: random.Random) -> str:
-    """Return JSON with fields swapped, one renamed, or another value, with the check of a program that means it."""
+    """Return JSON with swapped or renamed fields or another value, and with a valid check."""
     changed = json.loads(json.dumps(value))
     inner, key = generator.choice(places(changed))
     if generator.random() < 0.3:
@@ -137,7 +137,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def raw(files: Files, name: str, seed: int) -> str:
-    """Damage a file, and check that what is read of it is what it held."""
+    """Damage a file, and check that everything read from it was in the original."""
     generator, content, good = random.Random(seed), files.content[name], files.good[name]
     disorder = name.endswith(".jsonl") and generator.random() < 0.3
     kind = "lines moved, doubled or lost" if disorder else "bytes damaged"
@@ -151,7 +151,7 @@ def raw(files: Files, name: str, seed: int) -> str:
     lines = content.splitlines()
     whole = [value for line, value in zip(lines, good, strict=True) if line in damaged.split(b"\n")]
     if isinstance(found, InputError):
-        # Without its start a journal says nothing, however whole its other lines are.
+        # Without its first line a journal is useless, even if its other lines are intact.
         assert not whole or (name == "journal.jsonl" and good[0] not in whole), found
         return kind
     assert all(each in found for each in whole), "a whole line is not read"
@@ -233,14 +233,14 @@ def test_damaged_runs(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
             title, damage, name = kinds[seed % len(kinds)]
             try:
                 counts.hold(f"{title}: {damage(files, name, seed)}")
-            except Exception as error:  # the campaign lists whatever went wrong
+            except Exception as error:  # the campaign lists all failures
                 counts.fail(title, f"{damage.__name__}(files, {name!r}, {seed}): {type(error).__name__} {error}"[:400])
             capsys.readouterr()
 
 
 @pytest.mark.parametrize("name", ["records", "journal"])
 def test_damaged_files_of_an_earlier_version(files: Files, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """They carry no check: another number may be read, but every whole line is, and nothing else is raised."""
+    """They carry no check: a wrong number may be read, but every intact line is read, and nothing else is raised."""
     path = Files.old(name)
     content, good, damaged = path.read_bytes(), READERS[f"{name}.jsonl"](path), files.folder / "damaged"
     for seed in range(cases(40, 2_000)):

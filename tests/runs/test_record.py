@@ -33,7 +33,7 @@ RECORD = Record(
     power={"mean_mw": {"GPU": 1000}},
 )
 
-# What schema 2 brought.
+# Fields added in schema 2.
 LATER = {"facts": {}, "device_samples_ns": [], "system_after": {}, "power": {}}
 
 
@@ -65,7 +65,7 @@ def test_torn_last_line_is_left_out_and_said_so(path: Path, cut: int, capsys: py
     os.truncate(path, path.stat().st_size - cut)
     found = read(path)
     if cut == 1:
-        # Nothing but the newline is gone: the record is whole.
+        # Only the newline is missing: the record is complete.
         assert len(found) == 2
         assert capsys.readouterr().err == ""
     else:
@@ -115,7 +115,7 @@ def test_records_of_the_first_schema_are_read(path: Path) -> None:
     path.write_text(first_version() + "\n")
     (found,) = read(path)
     assert found == replace(RECORD, **LATER)
-    # And written whole again.
+    # It is rewritten completely.
     append(path, found)
     assert read(path) == [found, found]
 

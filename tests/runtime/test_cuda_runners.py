@@ -178,7 +178,7 @@ class FakeGpu:
         monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append("wait"))
         monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
         copy = torch.Tensor.copy_
-        # On a GPU this is other memory.
+        # On a GPU this is different memory.
         monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)
 
         def copies(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
@@ -191,7 +191,7 @@ class FakeGpu:
         monkeypatch.setattr(torch.Tensor, "copy_", copies)
 
     def take(self, runner: TorchRunner) -> None:
-        """Make an active runner act as if it were on the second of the fake GPUs."""
+        """Make an active runner behave as if it were on the second fake GPU."""
         runner._on_cuda, runner._device = True, SimpleNamespace(type="cuda", index=1)
         runner._to_device = lambda feeds: [torch.from_numpy(feeds["input"])]
 
@@ -212,7 +212,7 @@ def test_what_a_bound_call_contains(kind: type[TorchRunner], transfers: str, mon
         # The events stand around the network alone, and the host waits for all of it.
         assert gpu.seen == [*around[0], "event", run, "event", *around[1], "wait"]
         assert call.device_ns() == 250_000
-        # Everything on the runner's device, and the current one is as it was.
+        # Everything is on the runner's device, and the current device is restored.
         assert gpu.used == {1} and gpu.current == 0
         if transfers == "included":
             np.testing.assert_allclose(gpu.pinned[-1].numpy(), reference()["logits"], rtol=1e-5)

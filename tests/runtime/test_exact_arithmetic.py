@@ -37,7 +37,7 @@ def test_settings_are_put_back(conv: bool, matmul: bool, restored: None) -> None
 
 
 class Watcher(nn.Conv2d):
-    """Tells the precision that it ran under."""
+    """Records the precision under which it ran."""
 
     seen: list[tuple[str, str]]
 

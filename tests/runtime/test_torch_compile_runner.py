@@ -94,7 +94,7 @@ def test_every_shape_and_every_network_has_its_own_code() -> None:
             assert not np.allclose(one.infer(feeds)["logits"], other.infer(feeds)["logits"])
         assert len(one._compiled) == len(other._compiled) == 2
         functions = [*one._compiled.values(), *other._compiled.values()]
-        # As long as it holds what was compiled for one code object, torch searches all of it at every call.
+        # While the cache holds entries for a code object, torch searches all of them at every call.
         assert len({id(function.__wrapped__.__code__) for function in functions}) == 4
 
 

@@ -47,7 +47,7 @@ def small_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def drawn() -> None:
-    """Ask for the pictures of runs, which take longer than the runs of the tests."""
+    """Request the pictures of runs, which take longer than the runs themselves."""
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 @pytest.fixture(scope="session")
 def journal_of() -> JournalOf:
-    """The lines of a run's journal without what a clock wrote."""
+    """Return the lines of a run's journal without times."""
 
     def read(folder: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]

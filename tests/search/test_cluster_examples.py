@@ -23,7 +23,7 @@ FILES = sorted(FOLDER.iterdir())
 
 
 def words_of(path: Path) -> Iterator[list[str]]:
-    """Yield the words of each command in an example, with what the shell would put in for its variables."""
+    """Yield the words of each command in an example, with its variables expanded as by the shell."""
     text = path.read_text()
     if path.suffix == ".yaml":
         lines = [shlex.join(line) if line[0] != "/bin/bash" else line[2] for line in _commands(yaml.safe_load(text))]
@@ -47,7 +47,7 @@ def _commands(value: Any) -> Iterator[list[str]]:
 
 
 def check_options(words: list[str]) -> None:
-    """Parse what stands behind `irepdeploy search`, without running it."""
+    """Parse the arguments of `irepdeploy search` without running it."""
     group: Any = get_command(search)
     name = words[0] if words[0] in group.commands else "(default)"
     context = group.commands[name].make_context(name, words[1:] if name == words[0] else words)

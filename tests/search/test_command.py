@@ -37,7 +37,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What an error printed: nothing on stdout, one line on stderr, no traceback."""
+    """Return the output of an error: nothing on stdout, one line on stderr, no traceback."""
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = [line for line in printed.err.splitlines() if not line.startswith(("search (", "train vgg6"))]
@@ -191,7 +191,7 @@ def test_ctrl_c_leaves_whole_files_and_a_run_that_goes_on(
 ) -> None:
     line = [command, "digits", *tiny_overrides, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        # In the second step of the second epoch, in the midst of the work.
+        # In the second step of the second epoch, in the middle of the work.
         interrupt = raising(KeyboardInterrupt)
         patch.setattr(Supernet, "accumulate", at_call(4, Supernet.accumulate, interrupt))
         patch.setattr(training, "clip", at_call(4, training.clip, interrupt))

@@ -110,7 +110,7 @@ def test_the_phases_of_algorithm_1_and_the_same_seed_gives_the_same_run(
 
     monkeypatch.setattr(Supernet, "accumulate", watched)
     torch.rand(3)  # another state of the global generator must not matter
-    # Where nothing is, resuming begins.
+    # In an empty folder, resuming starts a new run.
     search = Search(recipe, tmp_path, resume=True)
     first = [bits.tobytes() for bits in search.population]
     assert without_seconds(search.run()) == without_seconds(finished[1])

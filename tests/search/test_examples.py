@@ -32,7 +32,7 @@ def test_an_example(name: str, example: Any, tmp_path: Path) -> None:
     assert list(tmp_path.rglob("model.onnx"))
 
 
-# Lightning warns of few workers and of what it will no longer take.
+# Lightning warns about few workers and about deprecations.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_the_example_with_lightning(example: Any, tmp_path: Path) -> None:

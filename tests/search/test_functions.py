@@ -53,7 +53,7 @@ def train(out: Path, **changes: Any) -> Any:
 
 
 class Odd(TinyNet):
-    """A network that no registry has, in one way."""
+    """A network that is not in the registry."""
 
     def __init__(self, way: str) -> None:
         super().__init__(pool=True)

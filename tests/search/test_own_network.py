@@ -84,7 +84,7 @@ def test_the_checkpoint_remembers_its_factory(
     origin = origin_of(ird.load("runs/train/best.pt"))
     assert (origin.factory, origin.args, origin.input_shape) == ("netoftest:build", {"outputs": 5}, (1, 6, 6))
     assert [layer.name for layer in origin.layers] == ["body.0"]
-    # The user has named it, so that no command has to be told again.
+    # The user has named it, so later commands do not need it again.
     assert "the same" in ran(capsys, *following(ran(capsys, "export", "runs/train/best.pt", "--out", "build")))
     ran(capsys, "inspect", "runs/train/best.pt")
 

@@ -43,7 +43,7 @@ def costs(supernet: Supernet) -> CandidateCosts:
 
 
 def kept_by_autograd(net: torch.nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes that a real forward pass of two images keeps, parameters left out."""
+    """Return the bytes that a real forward pass of two images keeps, without parameters."""
     own = {tensor.untyped_storage().data_ptr() for tensor in net.state_dict().values()}
     kept = {}
 
@@ -70,10 +70,10 @@ def test_a_sum_over_branches_is_what_the_network_with_these_branches_has(name: s
     branched = insert_branches(plain, supernet.space.architecture(bits), scaled=True)
     counted = count(branched, shape)
     assert cost.params == counted.params
-    # What is computed once a batch, on the kernels, counts for half an image here.
+    # Values computed once per batch, on the kernels, count for half an image here.
     assert cost.macs == pytest.approx(counted.macs, rel=1e-3)
     assert cost.param_bytes == 4 * cost.params
-    # What the CPU's own kernels keep besides may differ a little from what shapes alone tell.
+    # Additional buffers of the CPU kernels may differ slightly from what shapes alone imply.
     assert cost.activation_bytes == pytest.approx(kept_by_autograd(branched, shape) / 2, rel=0.02)
 
 

@@ -47,7 +47,7 @@ def test_the_smoke_scale_is_smaller_and_asks_for_no_files(name: str) -> None:
     assert smoke.branches == whole.branches and smoke.search.budget == whole.search.budget
 
 
-# Networks of one kind and the same way through it.
+# Networks of the same kind, which take the same path.
 AT_NIGHT = (
     "irep_resnet18_cifar10", "irep_resnet18_imagenet", "irep_resnet34_imagenet", "irep_resnet50_imagenet",
     "irep_resnet18_centernet_coco", "irep_resnet50_fpn_coco", "shapes_faster_rcnn",
@@ -170,7 +170,7 @@ def test_the_smoke_scale_on_other_data_in_its_own_format(name: str, tmp_path: Pa
     options = [] if "imagenet" in name else ["data.options.workers=0"]
     _search_and_train(name, tmp_path, "data.name=folders", *options, verify=())
     recipe = load_recipe(recipe_path(name), ["scale=smoke", f"data.root={tmp_path}", "data.options.train=5"])
-    # What the line says of data wins over the scale; the sizes of the scale hold where it says nothing.
+    # Overrides of data take precedence over the scale, whose sizes apply elsewhere.
     small = load_recipe(recipe_path(name), ["scale=smoke"]).data.options
     assert recipe.data.options["train"] == 5 and recipe.data.options["val"] == small["val"]
     assert "shape" not in recipe.data.options and recipe.data.name != "synthetic"

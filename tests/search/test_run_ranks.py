@@ -180,7 +180,7 @@ RunFolder.start = lose
 def test_torchrun_on_two_machines_recovers_from_lost_ranks(
     rendezvous: str, overrides: list[str], tmp_path: Path, journal_of: JournalOf
 ) -> None:
-    """Two agents on the loopback interface stand for the machines."""
+    """Two agents on the loopback interface represent the machines."""
     overrides = [*overrides, "search.evolutions=5"]
     whole = tmp_path / "whole"
     Search(load_recipe(recipe_path("digits"), overrides), whole).run()

@@ -155,5 +155,5 @@ def test_a_fused_network_is_trained_again(tmp_path: Path) -> None:
     done = train(tmp_path, plain)
     assert ird.compare(done.model, fuse(done.model), pairs(4)[0]).ok
     assert ird.compare(done.model, ird.load(tmp_path / "best.pt", model=plain), pairs(4)[0]).max_rel_error == 0
-    # The network before it was ever given branches will do as well.
+    # The original network without branches works as well.
     assert ird.compare(done.model, ird.load(tmp_path / "best.pt", model=lambda: TinyNet(pool=True)), pairs(4)[0]).ok

@@ -45,7 +45,7 @@ def test_targets_as_detections_have_an_average_precision_of_one(task: Detection)
     statistics = rows(task, found_of(targets), targets)
     assert task.score_rows(statistics) == 1.0
     assert statistics[-1].tolist() == pytest.approx([0.1, 0.1, 0.0])
-    # Those of another image are wrong, in whichever order the images come.
+    # Detections of another image are wrong, in whatever order the images come.
     wrong = rows(task, found_of(targets), Targets([targets[1], targets[0], targets[2]]))
     assert task.score_rows(wrong) == 0.0
     assert task.score_rows(statistics[:, [2, 0, 1]]) == 1.0
@@ -72,7 +72,7 @@ def test_boxes_are_scored_in_the_original_image(task: Detection) -> None:
     wide = replace(target([[10, 10, 30, 30]], [1]), scale=(0.5, 0.25), size=(50, 200))
     figures = task.figures_rows(rows(task, found_of(Targets([wide])), Targets([wide])))
     assert "AP medium" in figures and "AP small" not in figures
-    # What is detected beyond the image does not count: it ends at 50, and 40 by 10 is an eighth of the object.
+    # Parts of a detection beyond the image do not count: it ends at 50, and 40 by 10 is an eighth of the object.
     assert figures["AP"] == 0.0
     inside = replace(wide, size=(200, 200))
     assert task.score_rows(rows(task, found_of(Targets([inside])), Targets([inside]))) == 1.0

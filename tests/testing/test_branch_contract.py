@@ -20,7 +20,7 @@ from irepdeploy.testing import BranchContract
 
 @pytest.fixture(autouse=True)
 def fewer_examples() -> Iterator[None]:
-    """Share the examples of a test among the branches, which have most of their code in common."""
+    """Divide the examples of a test among the branches, which share most of their code."""
     profile = settings.get_current_profile_name()
     settings.register_profile("fewer", settings.default, max_examples=max(8, settings.default.max_examples // 3))
     settings.load_profile("fewer")

@@ -65,7 +65,7 @@ class TestRegressionOfMaps(TestRegression):
 
 
 class Ordinal(Task):
-    """A user's task: how far a predicted class is from the true one."""
+    """A user's task: the distance of a predicted class from the true one."""
 
     name: ClassVar[str] = "ordinal"
     metric: ClassVar[Metric] = Metric("closeness")

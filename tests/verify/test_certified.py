@@ -195,7 +195,7 @@ def test_the_source_is_looked_for(folder: Path, capsys: Capture, monkeypatch: py
 
 
 def test_a_source_that_differs(folder: Path, capsys: Capture) -> None:
-    """As if the export had compared wrongly: the file is the certified one, but not the same network."""
+    """As if the export had compared wrongly: the file is certified, but is not the same network."""
     source = folder / "trained.pt"
     irepdeploy.save(random_network(branches="repvgg", stages=((4, 4), (8, 8)), seed=1), source)
     known = Certificate.load(folder / "export/certificate.json").source

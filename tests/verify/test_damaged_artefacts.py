@@ -38,7 +38,7 @@ def test_no_damage_goes_unseen(certified: Path, tmp_path: Path) -> None:
     with campaign("damaged artefacts") as counts:
         for seed in range(cases(60, 2_000)):
             generator = random.Random(seed)
-            # Each kind in turn, so that few cases try all of them.
+            # Cycle through the kinds, so that few cases cover all of them.
             name, change = list(_CHANGES.items())[seed % len(_CHANGES)]
             model = change(folder, generator)
             fault = _unseen(folder, model)
@@ -55,7 +55,7 @@ def test_no_damage_goes_unseen(certified: Path, tmp_path: Path) -> None:
 
 
 def test_forged_certificates_crash_nothing(certified: Path, tmp_path: Path) -> None:
-    """A field changed by somebody who makes the digest fit: any answer will do that is one."""
+    """A field changed along with the digest: any regular answer is acceptable."""
     folder = Path(shutil.copytree(certified / "export", tmp_path / "export"))
     _store_weights_outside(folder)
     path = folder / _CERTIFICATE
@@ -76,7 +76,7 @@ def test_forged_certificates_crash_nothing(certified: Path, tmp_path: Path) -> N
 
 
 def _unseen(folder: Path, model: str | None) -> str | None:
-    """Return how damage was missed, or None."""
+    """Return how a damage was missed, or None."""
     if model is None:
         # The path that runs an engine, without a certificate.
         with contextlib.suppress(InputError):
@@ -106,7 +106,7 @@ def _store_weights_outside(folder: Path) -> None:
     )
     certificate = Certificate.load(folder / _CERTIFICATE)
     certificate.artefacts.append(Artefact.of(path))
-    # Comparisons with the source are not what is tried here.
+    # Comparisons with the source are not tested here.
     certificate.source["file"] = "elsewhere.pt"
     certificate.save(folder / _CERTIFICATE)
 
@@ -266,7 +266,7 @@ def _json_bytes(name: str, model: str | None) -> Change:
 
 
 def _same_json(a: bytes, b: bytes) -> bool:
-    # Another space, or a field doubled, changes nothing that is said.
+    # Additional spaces or duplicate fields do not change the content.
     try:
         return bool(json.loads(a) == json.loads(b))
     except (ValueError, RecursionError):

@@ -23,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def small_probabilities(bias: float = -15.5) -> onnx.ModelProto:
-    """Build a network whose outputs are so small that rounding before the sigmoid shows in the first digits."""
+    """Build a network with outputs so small that rounding before the sigmoid affects the first digits."""
     rng = np.random.default_rng(0)
     constants = {
         "w": 0.2 * rng.standard_normal((8, 3, 3, 3), np.float32),

@@ -84,7 +84,7 @@ def run(feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, 
 def test_two_runs_tell_where_the_batch_is() -> None:
     found = settled(Signature.of([TensorSpec("x", (None, 4))]), ["first", "second", "all", "boxes"], run)
     assert found.outputs == {"first": 0, "second": 1, "all": None, "boxes": 1}
-    # What has no batch would be mixed by a larger one.
+    # Inputs without a batch would be mixed by a larger one.
     assert found.size == 1 and not found.is_plain
 
 

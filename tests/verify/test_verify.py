@@ -1,4 +1,4 @@
-"""`irepdeploy verify`, `verify_models` and `assert_equivalent`: all pairs of forms, and ones that cannot be compared."""
+"""`irepdeploy verify`, `verify_models` and `assert_equivalent`: all pairs of forms, and pairs that do not compare."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_free_size_needs_inputs(models: dict[str, Path], tmp_path: Path, capsy
     assert "?x1x?x?" in (err := capsys.readouterr().err) and "--inputs" in err
     np.save(tmp_path / "x.npy", np.ones((2, 1, 24, 16), np.float32))
     assert main(["verify", path, path, "--inputs", str(tmp_path / "x.npy")]) == 0
-    # What one model leaves free, the other may fix.
+    # Sizes that are dynamic in one model may be fixed in the other.
     assert main(["verify", path, str(models["train.pt"])]) == 0
     np.save(tmp_path / "x.npy", np.ones((2, 3, 24, 16), np.float32))
     assert main(["verify", path, path, "--inputs", str(tmp_path / "x.npy")]) == 2

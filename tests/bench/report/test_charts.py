@@ -69,7 +69,7 @@ def test_points_lie_where_their_figures_say(make_record: Make) -> None:
     assert chart is not None
     dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="5.5"', chart)
     (ax, ay), (bx, by), (cx, cy) = [(float(x), float(y)) for x, y in dots]
-    # Linear from 0: twice as slow is twice as far; more accurate is higher up.
+    # Linear from 0: twice as slow is twice as far to the right; more accurate is higher.
     assert (bx - 56) == pytest.approx(2 * (ax - 56), abs=0.3)
     assert (cx - 56) == pytest.approx(4 * (ax - 56), abs=0.5)
     assert (by - ay) == pytest.approx(2 * (cy - by), abs=0.3) and cy < by < ay

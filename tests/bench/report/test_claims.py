@@ -72,7 +72,7 @@ def test_ties_are_neither() -> None:
         "Of 3 pairs of models, 0 are in the same order here as there, 1 in the opposite one, 2 tied in one of them"
     )
     assert order_claim([((1, 1), (1, 1)), ((1, 1), (1, 1))], "here", "there") == ""
-    # Intervals that overlap are a tie, whatever their middles are.
+    # Overlapping intervals are a tie, whatever their centres.
     assert order_claim([((1, 2), (5, 5)), ((1.9, 3), (6, 6))], "here", "there") == ""
     assert "1 are in the same order" in order_claim([((1, 1.8), (5, 5)), ((1.9, 3), (6, 6))], "here", "there")
 
@@ -94,7 +94,7 @@ def test_devices_are_compared_model_by_model(records_of_table3: list[Record]) ->
     assert (round(on_cpu, 1), round(on_gpu, 2)) == (50.2, 1.1)
     ratios = {model: found[1] for model, _, found in comparison.rows}
     assert ratios["ResNet-18"] is not None and ratios["ResNet-18"].value == pytest.approx(on_gpu / on_cpu)
-    # On a processor the searched networks are the faster ones, on the card the plain ones.
+    # On the CPU the searched networks are faster, on the GPU the plain ones.
     assert comparison.claims == (
         "Of 28 pairs of models, 7 are in the same order on AMD EPYC, 2 cores, 24 GiB as on NVIDIA H200, "
         "19 in the opposite one, 2 tied in one of them (by the intervals of the ratios).",

@@ -41,7 +41,7 @@ def test_columns_without_anything_to_say_are_left_out(make_record: Make, records
 def test_figures_stand_as_they_are(records_of_table3: list[Record]) -> None:
     found = columns(records_of_table3)
     assert found["params"].cells[0] == "11.69" and found["macs"].cells[0] == "1814"
-    # As printed: no digits are added to the paper's.
+    # As printed: no digits are added to the paper's figures.
     assert found["paper"].cells[:2] == ("4.25", "6.12") and found["paper"].cells[5] == "67.4"
     assert found["top1"].head == "top-1, % (paper, not measured)"
     assert found["ratio"].cells[0] == "1" and found["ratio"].cells[1].startswith("1.95 [")

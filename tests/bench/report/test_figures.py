@@ -12,7 +12,7 @@ from irepdeploy.reparam.architecture import Architecture
 
 @pytest.fixture
 def search(tmp_path: Path) -> Path:
-    """A folder as a search of two evolutions leaves it."""
+    """A folder as left by a search of two evolutions."""
     layers, branches = ["a", "b"], ["conv1x3", "dil1x2"]
     recipe = {"search": {"strategy": "des"}}
     positions = [[row, column] for row in (0, 1) for column in (0, 1)]
@@ -51,7 +51,7 @@ def test_a_search_is_drawn(search: Path) -> None:
     (weights,) = found = figures([search.parent, search])
     assert weights.svg.startswith("<svg") and "http://www.w3.org/2000/svg" in weights.svg[:600]
     assert weights.title == "Branch weights of the search: found" and "by layer" in weights.text
-    # The same search, the same page.
+    # The same search gives the same page.
     assert figures([search]) == found
 
 

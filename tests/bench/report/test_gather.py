@@ -160,7 +160,7 @@ def test_a_certificate_that_its_files_have_left(tmp_path: Path) -> None:
     assert "digest differs" in str(faults["changed"]) and "model.onnx" in str(faults["changed"])
     assert "no such file" in str(faults["lost"])
     assert len(found.notes) == 1 and "broken" in found.notes[0]
-    # Only the name of what it was made from: where it lay says nothing.
+    # Only the name of the source is shown, not its folder.
     assert {each.source for each in found.certificates} == {"vgg6 best.pt"}
 
 
@@ -168,5 +168,5 @@ def test_a_certificates_verdict_is_its_own(tmp_path: Path) -> None:
     certificate(tmp_path / "a", failure="outputs differ")
     certificate(tmp_path / "b")
     verdicts = {each.path.parent.name: each.verdict for each in gather([tmp_path]).certificates}
-    # One without any hop has proved nothing.
+    # A certificate without hops proves nothing.
     assert verdicts == {"a": "failed: outputs differ", "b": "failed: a hop exceeds its tolerance"}

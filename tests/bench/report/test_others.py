@@ -23,7 +23,7 @@ def test_samples_by_name_are_a_table() -> None:
     assert left == []
     assert (table.title, table.where) == ("table1, vgg16", "scale small, cpu, 2026-11-23 17:10")
     assert table.rows == (("naive", "2.00", "3"), ("deep, fused", "0.500", "1"))
-    # How much work a sample holds differs between them: that must stand there, and no ratio.
+    # The work per sample differs between them, so it must be shown, and no ratio.
     assert table.conditions == "candidates per round 8; batch 64"
     assert [words for _, words in table.heads][:2] == [True, False]
 

@@ -96,7 +96,7 @@ def test_versions_of_the_protocol_are_separated_and_it_is_reported(make_record: 
 def test_a_certificate_is_linked_from_the_page_and_from_its_row(
     make_record: Make, write_records: Write, tmp_path: Path
 ) -> None:
-    # A folder that is named like a scheme must stay a folder.
+    # A folder named like a URL scheme must stay a folder.
     export = tmp_path / "javascript:alert(1)"
     export.mkdir()
     (export / "model.onnx").write_bytes(b"model")
@@ -151,7 +151,7 @@ def test_a_row_that_ties_with_the_reference_says_so(make_record: Make, write_rec
     heads, *rows = page.tables["table-1"]
     cells = [row[next(index for index, head in enumerate(heads) if "reference" in head)] for row in rows]
     assert [cell.endswith("tie") for cell in cells] == [False, True, False]
-    # On another device, too.
+    # On another device too.
     assert "\N{MULTIPLICATION SIGN}, a tie" in page.text
 
 
@@ -163,7 +163,7 @@ def test_a_title_is_text(make_record: Make, write_records: Write) -> None:
 
 
 def test_records_of_a_stranger_end_no_report(make_record: Make, write_records: Write) -> None:
-    """Whatever JSON a record may hold where its schema asks for an object."""
+    """JSON values that a record may contain where its schema requires an object."""
     odd: list[Any] = [{}, {"cpu": [], "gpu": [3, {"name": 5}], "a": {"b": [{"c": None}]}, "": ""}]
     objects = ("system", "runner", "warmup", "conditions", "facts", "power", "system_after")
     texts = dict.fromkeys(("suite", "scenario", "source", "precision"), " ")

@@ -55,7 +55,7 @@ def test_a_run_that_goes_on_and_one_that_was_killed(training: Path) -> None:
     (training / "result.json").unlink()
     assert read(training).state.startswith("stopped, epoch ")
     owners = [(socket.gethostname(), os.getpid(), "running"), ("elsewhere", 1, "running")]
-    # A process of that number does not exist.
+    # There is no process with this id.
     owners += [(socket.gethostname(), 2**22 + 1, "stopped"), (socket.gethostname(), "x", "stopped")]  # type: ignore[list-item]
     for host, pid, state in owners:
         (training / LOCK).write_text(json.dumps({"host": host, "pid": pid}))
@@ -113,7 +113,7 @@ def test_what_is_foreign_or_damaged_is_one_note(name: str, content: str, said: s
     assert len(found.contests) == 1
     (note,) = found.notes
     assert said in note and str(bad) in note
-    # The rest of that folder stands, too.
+    # The rest of that folder is shown too.
     assert len(found.runs) == (name not in ("journal.jsonl", "result.json", "best.json"))
     if name != "best.json":
         with pytest.raises(InputError):
@@ -126,7 +126,7 @@ def test_runs_of_a_comparison_are_not_listed_one_by_one(tmp_path: Path) -> None:
     shutil.copytree(ASSETS / "training", tmp_path / "other")
     found = gather([tmp_path])
     assert [run.label for run in found.runs] == ["other"]
-    # Until the comparison is done, they are.
+    # They are shown until the comparison is done.
     (whole / "compare.json").unlink()
     assert [run.label for run in gather([tmp_path]).runs] == ["other", "plain-0"]
 
@@ -164,7 +164,7 @@ def test_a_difference_is_a_tie_if_its_interval_contains_nothing(gap: Gap, look: 
 
 def test_halves_of_independent_intervals_add_up_as_squares() -> None:
     gap = Gap.between(10.0, (7.0, 14.0), 5.0, (2.0, 9.0), "")
-    # Down: 3 of the one, and 4 that the other may be higher.
+    # Lower end: 3 from the one, and 4 from the upper end of the other.
     assert (gap.low, gap.high) == (pytest.approx(5 - 5), pytest.approx(5 + 5))
     assert not Gap.between(10.0, None, 5.0, (2.0, 9.0), "").known
 
@@ -185,7 +185,7 @@ def test_cells_of_a_reproduction_are_contests(tmp_path: Path, make_record: Calla
     shutil.copytree(ASSETS / "training", path.parent / "all-0")
     found = gather([tmp_path])
     (contest,) = found.contests
-    # The plain one is what others are compared with; a trial and a network of its own are no part of it.
+    # The plain arm is the reference; trials and other networks are not part of the contest.
     assert [arm.name for arm in contest.arms] == ["plain", "all"]
     gap = contest.gaps["all"]
     assert gap.value == pytest.approx(10) and gap.look == "better"

@@ -69,7 +69,7 @@ def detections(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Content]:
-    """One of everything, in one folder, and what the page says of it."""
+    """A folder with one item of every kind, and its page."""
     folder = tmp_path_factory.mktemp("mixed")
     for name in ("search", "training", "search_compare", "training_compare"):
         shutil.copytree(ASSETS / name, folder / name)
@@ -95,7 +95,7 @@ def test_everything_has_its_section(mixed: tuple[Path, Content]) -> None:
     links = [attrs["href"] for tag, attrs in html.elements if tag == "a" and str(attrs["href"]).startswith("#")]
     assert len(links) >= 9 and {str(link)[1:] for link in links} <= ids
     assert len(ids) == sum("id" in attrs for _, attrs in html.elements)
-    # No style and no handler beside those of the page: its policy would block them.
+    # No inline styles or handlers, since the page's policy would block them.
     assert not any("style" in attrs or any(name.startswith("on") for name in attrs) for _, attrs in html.elements)
 
 
@@ -144,7 +144,7 @@ def test_scores_within_noise_are_ties(mixed: tuple[Path, Content]) -> None:
     found = overview(runs, None)
     assert found is not None
     rows = {row[0]: row[-1] for row in found.tables[0].rows}
-    # The one without branches is the reference, wherever it stands.
+    # The run without branches is the reference, wherever it is in the list.
     assert rows["plain"] == "" and rows["near"].startswith("+2.00 points [-2.24, +6.24]: tie")
     assert rows["far"].endswith(": better") and rows["low"].endswith(": worse")
     text = verdict_of(Gathered(runs=runs), []).text
@@ -186,7 +186,7 @@ def test_every_hop_is_told(tmp_path: Path) -> None:
     (table,), (chart,) = found.tables, found.charts
     assert [row[:5] for row in table.rows][:1] == [("network", "fused state", "8 random", "4.0e-07", "-")]
     assert [row[-1] for row in table.rows] == ["same", "too large", "too large"]
-    # An error that is no number has no place on the axis.
+    # An error that is not a number is not drawn.
     assert chart.svg.count('class="value"') == 2 and chart.svg.count('class="limit"') == 2
     assert "<img" not in chart.svg
     assert found.claims == ("1 export failed (e: failed: a hop exceeds its tolerance).",)
@@ -218,7 +218,7 @@ def test_layers_are_ranked_by_what_they_cost(tmp_path: Path) -> None:
     svg = found.charts[0].svg
     assert svg.index("9.0 dB, stays float") < svg.index("30.0 dB") and "<img" not in svg
     assert [row[-1] for row in found.tables[0].rows] == ["30.0", "9.0", ""]
-    # What a stranger may have written there ends no report.
+    # Foreign content must not break the report.
     for odd in (
         {"int8": 3, "fp16": []},
         {"int8": {"layers": [3, {}], "drop": "x"}},

@@ -75,7 +75,7 @@ def test_what_belongs_to_a_model_splits_nothing(make_record: Make) -> None:
         ({"cpu": {"model": "unknown", "machine": "aarch64", "logical_cores": 6}}, "unknown aarch64 processor, 6 cores"),
         ({"cpu": {"model": "A", "logical_cores": 1, "governor": "powersave"}}, "A, 1 core, governor powersave"),
         ({"board": "Xavier NX", "power_mode": "15W", "gpu": [{"name": "GV11B"}]}, "Xavier NX, 15W"),
-        # What ran on the processor is not told by the card beside it.
+        # The GPU of a machine is not named for models that ran on its CPU.
         ({"cpu": {"model": "A"}, "gpu": [{"name": "H200"}]}, "A"),
     ],
 )
@@ -102,7 +102,7 @@ def test_each_run_has_its_own_reference(make_record: Make) -> None:
     (table,) = tables_of([*first, *second, *third])
     found = {row.record.created + row.model: (row.reference.created, row.paired) for row in table.rows}
     assert found["1b"] == ("1", True) and found["2b"] == ("2", True)
-    # The third run lacks the reference: it is compared with the first run's, whose samples are from other rounds.
+    # The third run lacks the reference and is compared with that of the first run, whose samples are from other rounds.
     assert found["3b"] == ("1", False)
     values = {row.record.created: row.ratio.value for row in table.rows if row.model == "b" and row.ratio}
     assert values == {key: pytest.approx(value, rel=0.02) for key, value in {"1": 2, "2": 2, "3": 3}.items()}
@@ -133,7 +133,7 @@ def test_one_graph_stands_under_all_its_names(records_of_table2: list[Record]) -
     assert [row.measured for row in table.rows] == [True, False, False, True]
     assert len(table.records) == 2
     assert [row.top1 for row in table.rows] == [94.12, 94.62, 95.65, 97.24]
-    # The paper's latency of the reference's graph stands under another of its names.
+    # The paper's latency of the reference graph is listed under another of its names.
     assert [row.paper_ratio for row in table.rows] == [None, 1.0, 1.0, pytest.approx(31 / 1.76)]
 
 
@@ -147,7 +147,7 @@ def test_a_suite_may_name_its_reference(records_of_table2: list[Record], make_re
         "mine": 2.0, "DARTS, BN folded": 1.9, "VGG, BN folded": None, "RepVGG, fused": None, named: None,
     }  # fmt: skip
     assert [row.paper_ratio for row in table.rows][:2] == [None, pytest.approx(31 / 1.76)]
-    # One that no row has is none.
+    # A reference that no row has is ignored.
     (table,) = tables_of([replace(own, facts={"reference": "nobody"}), *suite[1:]])
     assert table.reference.model == "mine"
 

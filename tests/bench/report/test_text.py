@@ -31,7 +31,7 @@ def test_a_spreadsheet_takes_no_name_for_a_formula(make_record: Make) -> None:
     names = ["=1+1", "+1", "-1", "@x", "plain"]
     lines = list(csv.DictReader(io.StringIO(csv_text(tables_of([make_record(name) for name in names])))))
     assert [line["model"] for line in lines] == ["'=1+1", "'+1", "'-1", "'@x", "plain"]
-    # A number below zero is none: it stays one.
+    # A negative number is not a formula and stays unchanged.
     assert csv_text([]) == ""
 
 
@@ -44,7 +44,7 @@ def test_markdown_is_the_same_tables(records_of_table3: list[Record]) -> None:
     assert "| P-DARTS (unsteady) |" in text
     assert "## Differences between devices" in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    # On the card there are enough samples for one column more.
+    # On the GPU there are enough samples for an additional column.
     assert set(widths) == {12, 13, 4}
 
 

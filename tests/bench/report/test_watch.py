@@ -22,7 +22,7 @@ ASSETS = Path(__file__).parents[2] / "runs" / "assets"
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A training that goes on."""
+    """A training in progress."""
     folder = tmp_path / "run"
     shutil.copytree(ASSETS / "training", folder)
     (folder / "result.json").unlink()
@@ -68,7 +68,7 @@ def test_a_new_epoch_is_a_new_page(server: ThreadingHTTPServer, run: Path) -> No
     assert later != state
     _, page = ask(server)
     assert f'data-state="{later}"' in page and "run is stopped, epoch 9 of 8" in page
-    # A torn line changes the files, and the page says so.
+    # A torn line changes the files, and the page reports it.
     with (run / "journal.jsonl").open("a") as file:
         file.write('{"event": "epo')
     torn = ask(server, "/state")[1]
@@ -125,7 +125,7 @@ def test_it_ends_by_ctrl_c(
     printed = capsys.readouterr()
     assert printed.out == f"serving {opened[0]} until Ctrl-C\n" and opened[0].startswith("http://127.0.0.1:")
     assert f"no browser to open: {opened[0]}" in printed.err
-    # It writes nothing: the folder is the run's.
+    # It writes nothing, since the folder belongs to the run.
     assert sorted(run.iterdir()) == before
 
 

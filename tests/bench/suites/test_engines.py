@@ -32,7 +32,7 @@ def test_each_graph_gets_an_engine_in_a_folder_of_its_own(tmp_path: Path, monkey
     assert subjects[0].facts["names"] == ["RepVGG, fused"]
     assert asked[0] == {"target": "trt", "precision": "fp32", "seed": 3, "tf32": False}
     assert all(tmp_path in Path(subject.target).parents for subject in subjects)
-    # TF32 is built into an engine: with it, they are others.
+    # TF32 is built into an engine, so engines with TF32 are different ones.
     with_tf32 = built_engines([(graph, graph.facts()) for graph in graphs], tmp_path, seed=3, tf32=True)
     assert [Path(subject.target).parent.name for subject in with_tf32] == ["repvgg-fused-tf32", "repnas-vgg-fused-tf32"]
     assert [options["tf32"] for options in asked] == [False, False, True, True]

@@ -84,7 +84,7 @@ def built_once(variant: Variant, seed: int) -> nn.Module:
 
 
 def digest_once(net: nn.Module) -> str:
-    # As many parameters in the same places: enough to tell the forms of one VGG-16 apart from another network.
+    # Equal parameter counts per layer: enough to tell the forms of one VGG-16 from another network.
     key = str([tuple(parameter.shape) for parameter in net.parameters()])
     if key not in DIGESTS:
         DIGESTS[key] = network_digest(net)
@@ -129,12 +129,12 @@ def test_one_graph_is_measured_once_and_listed_under_all_its_names(fake: FakeBen
     assert f"{mark}: one graph, measured once: VGG, BN folded; RepVGG, fused; IrepVGG-16, fused." in report.notes
     assert request.suite == "vggs" and request.min_samples == 64 and request.threads == 1
 
-    # Where the exporter folds, "BN kept" is the folded graph.
+    # If the exporter folds, "BN kept" is the folded graph.
     assert found["VGG, BN kept"][5] == "6.000" and found["VGG, BN kept"][6].startswith("1.50 [")
     assert found["VGG, BN kept"][7:] == ["2.000 u", "1"]
     assert subjects[2].facts["names"] == [*subjects[1].facts["names"], "VGG, BN kept"]
     assert subjects[2].facts["rows"][-1]["paper_ms"] == 2.14
-    # The paper's ratio is to the paper's reference.
+    # The paper's ratio is relative to the paper's reference.
     assert found["VGG, BN kept"][3:5] == ["2.14", f"{2.14 / 1.76:.2f}"]
     assert found["VGG, BN folded"][3:5] == ["-", "-"]
     assert "A note." in report.notes

@@ -40,7 +40,7 @@ def test_the_beta_model_has_images_that_all_candidates_share() -> None:
     made = beta_outcomes(40, 4000, spread=0.25)
     right = np.stack([outcome.statistics[0] for outcome in made])
     assert 0.87 < right.mean() < 0.93
-    # Were images alike, the share of candidates that is right would hardly vary from image to image.
+    # If all images were alike, the share of correct candidates would hardly vary from image to image.
     assert right.mean(axis=0).std() > 3 * np.sqrt(0.9 * 0.1 / 40)
 
 
@@ -50,7 +50,7 @@ def test_simulated_races_of_candidates_far_apart_find_the_parents_early() -> Non
     right = random.random((16, 1000)) < abilities[:, None]
     found = simulated_races([Outcome(np.stack([row, np.where(row, 0.1, 2.0)])) for row in right], 10)
     assert found.same == 1
-    # A quarter of them on all images, the others on the first tenth.
+    # A quarter of the candidates on all images, the others on the first tenth.
     assert found.speed == pytest.approx(1 / (0.25 + 0.75 * 0.1), rel=0.01)
 
 

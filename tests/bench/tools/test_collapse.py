@@ -15,7 +15,7 @@ def test_a_network_is_counted_and_timed() -> None:
     (subject,) = published_subjects(["acnet"], (3, 24, 24))
     measure_subject(subject, seconds=0.0)
     assert subject.convs["as exported"] == 18 and subject.convs["irepdeploy"] == subject.deploy_convs == 6
-    # What others leave is the reason for this table.
+    # The table exists to show what other tools leave.
     assert all(subject.convs[name] in (18, "not installed") for name in TOOLS)
     assert subject.convs["onnxruntime"] == subject.convs["onnxsim"] == 18
     assert subject.error < 1e-5 and subject.seconds > 0

@@ -23,7 +23,7 @@ def test_whole_processes_are_measured(tmp_path: Path) -> None:
         assert len(subject.samples_ns) == len(subject.peaks) == 1 and subject.samples_ns[0] > 0
         assert subject.peaks[0] > subject.weights > 0 and subject.together is None
     assert measured[OURS].form() == (13, 8)
-    # Nothing was asked for, and this torch writes a later one.
+    # No opset was requested, and this torch writes a later one.
     assert (measured[TORCHSCRIPT].form() or (0, 0))[0] > 13
 
 

@@ -52,7 +52,7 @@ def test_it_goes_on_where_it_was_stopped(
         ("exact", 0, 6),
         ("merged", 0, 6),
     ]
-    # Killed before the last line was written: the training is there, and only the scores are made again.
+    # Killed before the last line was written: the training exists, and only the scores are recomputed.
     record.write_text(record.read_text().splitlines(keepends=True)[0])
     shutil.rmtree(folder / "exact, seed 0")
     main(*arguments)

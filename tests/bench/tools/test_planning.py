@@ -46,5 +46,5 @@ def test_two_versions_in_turn() -> None:
     for versions in found.values():
         assert {version: len(each) for version, each in versions.items()} == {"before": 2, "now": 2}
         assert all(run["cpu_s"] > 0 for each in versions.values() for run in each)
-    # Importing alone takes longer; the second chain is not tried.
+    # Importing alone takes longer, so the second chain is not tried.
     assert [each["now"] for each in measure_planning(files, rounds=2, most=1).values()] == [[], []]

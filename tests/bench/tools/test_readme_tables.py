@@ -93,7 +93,7 @@ def test_check_tells_which_table_is_stale(readme: Path, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert "mine from r/records.jsonl" in error and "mine ort-cpu" not in error
     assert f"python -m irepdeploy.bench.tools.readme_tables {readme}" in error
-    # A new measurement makes both stale, a change of the text around them none.
+    # A new measurement makes both stale; a change of the surrounding text does not.
     readme.write_text(text.replace("tail", "another tail"))
     assert main([str(readme), "--check"]) == 0
     append(readme.parent / "r" / "records.jsonl", record("d", 7.0, "ort-cpu"))

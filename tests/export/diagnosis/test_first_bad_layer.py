@@ -52,7 +52,7 @@ def int8(residual: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
 
 
 def spoilt(model: onnx.ModelProto, tensor: str, value: float = 3.0) -> onnx.ModelProto:
-    """A copy with the initialiser of this name multiplied."""
+    """Return a copy with the initialiser of this name multiplied."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weight = next(item for item in copy.graph.initializer if item.name == tensor)
@@ -97,7 +97,7 @@ def test_nothing_is_wrong_in_int8(
     residual: onnx.ModelProto, int8: dict[str, onnx.ModelProto], activations: str
 ) -> None:
     model = int8[activations]
-    # A ReLU that became part of the rounding is not a difference.
+    # A ReLU that became part of the rounding does not count as a difference.
     assert first_bad_layer(residual, model, IMAGES, TOLERANCES["int8"]) is None
     found = first_bad_layer(residual, model, IMAGES, Tolerance(1e-6))
     assert found is not None and found.layer in ("conv1", "relu") and 1e-4 < found.error < 0.05
@@ -126,7 +126,7 @@ def test_tensors_of_other_names_are_matched_by_their_nodes(residual: onnx.ModelP
 
 
 def test_a_convolution_that_took_in_what_is_behind_it() -> None:
-    """Its node's output is not what it was, but its tensor has the name of what it is now."""
+    """The output of its node has changed, but its tensor has the name of the new value."""
     a = chain("Mul", "Add", "Relu", c0=2.0, c1=1.0)
     nodes = [
         make_node("Mul", ["input", "c"], ["twice"], "twice"),
@@ -162,7 +162,7 @@ def test_what_is_zero() -> None:
     assert first_bad_layer(dead, dead, x, TOLERANCES["float16"]) is None
     assert first_bad_layer(dead, alive, x, FLOAT32) == LayerError("n0", "t0", math.inf)
     assert first_bad_layer(alive, dead, x, FLOAT32) == LayerError("n0", "t0", 1.0)
-    # A cosine of 0 is as bad where the size of an error does not count.
+    # A cosine of 0 counts as a difference if the size of the error does not matter.
     assert first_bad_layer(alive, dead, x, TOLERANCES["int8"]) == LayerError("n0", "t0", 1.0)
 
 

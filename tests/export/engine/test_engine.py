@@ -51,7 +51,7 @@ def worker(code: str) -> list[str]:
 
 @pytest.mark.trt
 def test_an_engine_with_its_sidecar(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Neither an odd path nor modules named like dependencies may disturb it.
+    # Unusual paths and modules named like dependencies must not disturb it.
     folder = tmp_path / "a 'b' ü"
     folder.mkdir()
     for name in ("onnx", "json", "tensorrt_bindings"):
@@ -262,7 +262,7 @@ def test_a_builder_ends_with_its_command() -> None:
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.kill()
-    # Its end closes the pipe that the child has inherited.
+    # When it exits, the pipe inherited by the child closes.
     process.communicate(timeout=60)
 
 

@@ -28,7 +28,7 @@ FAST = ("vgg6", "resnet18_cifar", "repvgg_a0", "cars_lat_a")
 
 
 def small_networks() -> list[Any]:
-    """Plain networks, which those with branches become; of two that are the same, the first."""
+    """Plain networks, to which networks with branches fuse; the first one of equal networks."""
     distinct: dict[str, str] = {}
     for name, net in NETS.items():
         # Detectors, whose outputs are no logits.

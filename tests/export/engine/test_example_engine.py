@@ -182,7 +182,7 @@ def test_c_plus_plus_holds_it_against_its_sidecar(
     code, output, errors = run_program(program, engine)
     assert (code, output) == (2, "")
     assert errors == f"{engine}: {reason}; build it again: irepdeploy export 'net, a.pt' --trt\n"
-    # What the builder did not know is not compared.
+    # Values unknown to the builder are not compared.
     write_json(sidecar, {**described, "compute_capability": None})
     assert run_program(program, engine)[0] == 0
 

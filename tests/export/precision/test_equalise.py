@@ -116,7 +116,7 @@ def test_a_whole_network(trained: onnx.ModelProto) -> None:
 def test_maps_that_something_else_reads_are_left_alone() -> None:
     model = onnx_from_torch(random_network("resnet18_cifar"), [TensorSpec("input", (1, 3, 16, 16))], ["logits"])
     pairs = [(pair.first, pair.second) for pair in hidden_pairs(model)]
-    # Within a block only: what runs past it is added.
+    # Only within a block, since the shortcut around it is added.
     assert pairs == [(f"layer{i}.{j}.conv1", f"layer{i}.{j}.conv2") for i in range(1, 5) for j in range(2)]
 
 

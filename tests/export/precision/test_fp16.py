@@ -106,7 +106,7 @@ def test_tensorrt_takes_a_folded_normalisation(tmp_path: Path) -> None:
 
 
 def test_every_wiring() -> None:
-    """Input read twice, an output that is read again, integers, constants in nodes, names that are taken already."""
+    """An input read twice, an output that is also read, integers, constants in nodes, and names already in use."""
     constants = {
         "starts": np.array([0], np.int64),
         "ends": np.array([2], np.int64),
@@ -203,7 +203,7 @@ def test_a_number_that_keeps_a_divisor_from_zero_does_not_become_zero() -> None:
 
 
 def decoded() -> onnx.ModelProto:
-    """A layer, its peaks, their positions in pixels beyond what a half can count, and another layer."""
+    """A layer, its peaks, their positions in pixels beyond the integers of a half, and another layer."""
     constants = {
         "w": np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32),
         "shape": np.array([0, -1], np.int64),
@@ -239,7 +239,7 @@ def test_unknown_operators_stay_float32_until_the_next_layer() -> None:
     }  # fmt: skip
     x = images(1, 4, 6, 6)
     expected, got = outputs_of(model, x), outputs_of(half, x)
-    # 4097 + 35 has no half.
+    # 4097 + 35 cannot be represented in float16.
     assert (got["centres"] == expected["centres"]).all() and expected["centres"].max() > 4097
     for name in ("scores", "scaled", "mixed"):
         assert np.abs(got[name] - expected[name]).max() <= 2e-3 * np.abs(expected[name]).max()

@@ -87,7 +87,7 @@ def test_what_is_within_a_budget() -> None:
     assert not dataclasses.replace(loss, cosine=0.989).within(1)
     assert not dataclasses.replace(loss, cosine=math.nan).within(1)
     assert not dataclasses.replace(loss, problem="NaN").within(1)
-    # 500 of 600 right, and 497: half a point, however it is rounded.
+    # 500 and 497 of 600 right: a loss of half a point, however it is rounded.
     assert dataclasses.replace(loss, drop=100 * 500 / 600 - 100 * 497 / 600).within(0.5)
 
 
@@ -117,7 +117,7 @@ def test_a_network_that_needs_nothing(trained: onnx.ModelProto, data: Calibratio
     for layer in found["layers"]:
         assert 25 < layer["tensor_db"] <= layer["channel_db"] + 1 and layer["worst_channel_db"] <= layer["tensor_db"]
         assert layer["alone_db"] is None
-    # Rounding to powers of two costs a little if equalisation has nothing to fix.
+    # If equalisation has nothing to fix, rounding to powers of two costs a little.
     assert found["equalisation"]["sqnr_after_db"] < found["equalisation"]["sqnr_before_db"]
     assert not report.equalisation.kept and report.equalisation.max_rel_error == 0
     assert serialized(model) == serialized(quantized(trained, data.calibration.array))
@@ -182,12 +182,12 @@ def test_a_random_network_is_held_to_the_cosine_alone() -> None:
 
 
 def test_a_budget_that_cannot_be_met(trained: onnx.ModelProto, data: CalibrationData) -> None:
-    # Labels that are what float32 says: every change of class is a loss.
+    # The labels are float32's predictions, so every change of class is a loss.
     scores = outputs_of(trained, data.evaluation.array)["logits"]
     given = dataclasses.replace(data, labels=scores.argmax(1))
     names = ["stages.0.0.conv", "stages.0.1.conv", "stages.1.0.conv", "stages.1.1.conv", "stages.2.0.conv"]
     model = narrow(trained, *names, "stages.2.1.conv")
-    # Inputs with one huge value: what is left of the rest in int8 is nothing, also for the first layer.
+    # Inputs with one huge value: in int8 nothing is left of the rest, even for the first layer.
     images = data.calibration.array.copy()
     images[0, 0, 0, 0] = 1e5
     given = dataclasses.replace(given, calibration=InputGroup("spoilt", images))
@@ -247,7 +247,7 @@ def test_several_inputs(activations: str) -> None:
 def test_the_costly_layer_of_several_inputs_stays_float() -> None:
     torch.manual_seed(0)
     net = TwoImages().eval()
-    # All that the scores are made of is small beside one channel that they do not read.
+    # All values that the scores depend on are small compared with one channel that they do not read.
     with torch.no_grad():
         net.left.weight[0] *= 1e4
         net.left.weight[0].abs_()

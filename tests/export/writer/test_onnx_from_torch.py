@@ -182,7 +182,7 @@ def test_a_normalisation_folds_through_what_does_nothing(between: nn.Module) -> 
 
 @pytest.mark.parametrize("function", [False, True])
 def test_a_normalisation_folds_into_a_linear_layer(function: bool) -> None:
-    """But not where the layer is read twice, nor where it normalises another dimension than that of the weights."""
+    """It is not folded if the layer is read twice, or if it normalises another dimension than that of the weights."""
     torch.manual_seed(0)
     dense, bn = nn.Linear(6, 8, bias=not function), nn.BatchNorm1d(8)
     layer = Call(lambda m, x: m.bn(F.linear(x, m.dense.weight)), dense=dense, bn=bn) if function else None

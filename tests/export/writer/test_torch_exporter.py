@@ -52,7 +52,7 @@ def recurrent() -> nn.Module:
 
 
 class Summed(Recurrent):
-    """The same without its layer that the newer exporter takes seconds for."""
+    """The same without the layer for which the newer exporter takes seconds."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.stem(x)
@@ -116,7 +116,7 @@ def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
 
 
 class Baked(nn.Module):
-    """Writes the batch that it is traced with into its graph."""
+    """Bakes the batch size of its trace into the graph."""
 
     def forward(self, x: Tensor) -> Tensor:
         count = int(x.shape[0])
@@ -151,7 +151,7 @@ def test_when_both_ways_fail_both_reasons_are_given(capfd: pytest.CaptureFixture
 
 
 class Attending(nn.Module):
-    """What TorchScript's exporter cannot write at opset 13."""
+    """A layer that TorchScript's exporter cannot write at opset 13."""
 
     def __init__(self) -> None:
         super().__init__()

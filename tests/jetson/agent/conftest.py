@@ -113,7 +113,7 @@ class Agent:
         return digest
 
     def left(self) -> list[str]:
-        """Return what a run left in the cache beside the files that were put."""
+        """Return what a run left in the cache besides the files that were stored."""
         paths = (path for path in self.cache.rglob("*") if path.is_file())
         names = [str(path.relative_to(self.cache)) for path in paths]
         return sorted(name for name in names if not name.startswith(("files/", "timing/")) and name != "lock")

@@ -52,7 +52,7 @@ def test_engines_on_a_board(
     assert plain["ok"] and half["ok"]
     assert plain["gate"]["ok"] and plain["gate"]["samples"] == 2
     assert 3 <= len(plain["samples_ns"]) == len(half["samples_ns"]) <= 5
-    # Two clocks, of the same runs.
+    # Times of the same runs by two clocks.
     assert len(plain["device_samples_ns"]) == len(plain["samples_ns"])
     assert plain["input_shape"] == [1, 3, 8, 8] and plain["batch"] == 1
     assert plain["runner"]["version"] == "8.5.2.2" and plain["runner"]["precision"] == "fp32"
@@ -65,7 +65,7 @@ def test_engines_on_a_board(
     assert plain["trtexec"]["compute_ns"] == [2_000_000] * 3 and plain["trtexec"]["enqueue_ns"] == [250_000] * 3
     assert "--loadEngine=model0.engine" in plain["trtexec"]["arguments"]
     assert "--useDLACore=1" in half["trtexec"]["arguments"]
-    # Locked at the mode's maximum while it measured, and restored now.
+    # Locked at the mode's maximum during the measurement, and restored now.
     assert value["system"]["board"]["clocks"]["gpu"]["min_hz"] == 1377000000
     assert value["conditions"]["power_mode"] == {"id": 0, "name": "MAXN"} and value["conditions"]["clocks"] == "held"
     assert value["board"]["power_mode"] == {"id": 7, "name": "MODE_15W_DESKTOP"}
@@ -162,7 +162,7 @@ def test_dynamic_batch(xavier: Any, onnx_model: bytes, gate: Callable[..., Any],
 
 
 def test_a_clock_that_dropped_is_reported(xavier: Any, board: FakeBoard, onnx_model: bytes, quick: Quick) -> None:
-    # jetson_clocks locks it, and something (heat) lowers it all the same.
+    # jetson_clocks locks the clock, but something (heat) lowers it anyway.
     path = board.root / "usr/bin/jetson_clocks"
     lowers = 'echo 318750000 > "$root/sys/class/devfreq/17000000.gv11b/cur_freq"'
     path.write_text(path.read_text().replace("exit 0", lowers))

@@ -78,7 +78,7 @@ def test_a_full_disk(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_disk_that_fills_up(cache: AgentCache) -> None:
-    # Of what is written here nothing fits.
+    # Nothing written here fits.
     cache.folder("")
     os.symlink("/dev/full", os.path.join(cache.root, "full"))
     path = os.path.join(cache.root, "full")
@@ -116,7 +116,7 @@ def test_jobs(cache: AgentCache) -> None:
         Path(kept, "model.engine").write_bytes(b"1")
         name = os.path.basename(kept)
     assert cache.job_file(name, "model.engine") == os.path.join(kept, "model.engine")
-    # What was killed in the middle goes when the next begins; what was kept stays.
+    # Leftovers of killed jobs are removed when the next one starts; kept jobs stay.
     os.makedirs(os.path.join(cache.root, "jobs", "killed"))
     with pytest.raises(RunError), cache.job(keep=True) as job:
         assert sorted(os.listdir(os.path.join(cache.root, "jobs"))) == sorted([name, os.path.basename(job)])

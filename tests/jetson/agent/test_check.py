@@ -29,12 +29,12 @@ def test_a_xavier(xavier: Any) -> None:
     assert value["power_mode"] == {"id": 7, "name": "MODE_15W_DESKTOP"}
     assert {mode["name"] for mode in value["power_modes"] if mode["needs_reboot"]} == {"MODE_10W"}
     assert value["module_mw"] == pytest.approx(7604.728)
-    # The memory's clock is root's to read.
+    # Only root can read the memory clock.
     assert value["clocks"]["emc"] == {"current_hz": 2133000000, "min_hz": 204000000, "max_hz": 2133000000}
     assert value["can_switch"] and value["unrestored"] is None
     assert value["runners"] == ["trt"]
     assert [each["for"] for each in value["missing"]] == ["ort-cpu"]
-    # Both ways out: install it, or name a Python that has it.
+    # Both remedies: install it, or name a Python that has it.
     assert value["python_path"] in value["missing"][0]["what"]
     hint = value["missing"][0]["hint"]
     assert hint.startswith(value["python_path"]) and "pip install" in hint and "--python ~/venv/bin/python" in hint
@@ -114,7 +114,7 @@ def test_what_a_broken_jetson_lacks(board: FakeBoard, xavier: Any) -> None:
     lacks = {each["for"]: each for each in facts["missing"]}
     assert why in lacks["trt"]["what"] and "never pip install tensorrt" in lacks["trt"]["hint"]
     assert lacks["clocks"]["what"] == "no jetson_clocks" and not facts["can_switch"]
-    # Without TensorRT, the devices tell.
+    # Without TensorRT, the device files tell.
     assert facts["dla_cores"] == 2
 
 

@@ -39,7 +39,7 @@ def test_lines_and_codes(tmp_path: Path) -> None:
     lines: list[str] = []
     code = "import os, sys; os.write(1, b'one\\ntw\\xffo\\nthree'); os.write(2, b'oops'); sys.exit(7)"
     assert overseer.run([sys.executable, "-c", code], str(tmp_path), lines.append) == (7, False)
-    # What has no end was torn off.
+    # A line without an end was cut off.
     assert lines == ["one", "tw\N{REPLACEMENT CHARACTER}o"]
     assert (tmp_path / "stderr").read_bytes() == b"oops"
     assert overseer.run([sys.executable, "-c", "import os; os.abort()"], str(tmp_path), print)[0] == -6

@@ -129,7 +129,7 @@ def test_what_needs_a_reboot(board: FakeBoard) -> None:
     assert needs_reboot(text, 7, 0) is False
     assert needs_reboot(text, 7, 1) is True and needs_reboot(text, 1, 0) is True
     assert needs_reboot(text, 7, 9) is None and needs_reboot("", 7, 0) is None
-    # A comment gates nothing, and what follows the modes belongs to none.
+    # A comment gates nothing, and lines after the modes belong to none of them.
     commented = "< POWER_MODEL ID=0 NAME=A >\n#TPC_POWER_GATING TPC_PG_MASK 1\n< POWER_MODEL ID=1 NAME=B >\n"
     assert needs_reboot(commented + "< PM_CONFIG >\nTPC_POWER_GATING TPC_PG_MASK 3\n", 0, 1) is False
 
@@ -256,7 +256,7 @@ def test_means_and_energy() -> None:
     assert mean_rails(loop) == {"GPU": 3000.0, "CPU": 1000.0}
     assert mean_rails([*loop, sample(2, GPU=0.0)]) == {"GPU": 2000.0}
     found = energy(loop, idle, inferences=20, seconds=10.0)
-    # 4 W for 10 s are 40 J, of 20 inferences 2 J each; 1 W of them is idle.
+    # 4 W for 10 s are 40 J, or 2 J for each of 20 inferences; 1 W is idle power.
     assert found["energy_mj_per_inference"] == 2000.0
     assert found["energy_above_idle_mj_per_inference"] == 1500.0
     assert found["samples"] == 2

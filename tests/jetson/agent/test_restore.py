@@ -25,7 +25,7 @@ Request = dict[str, Any]
 
 @pytest.fixture
 def long(xavier: Any, onnx_model: bytes) -> Request:
-    """A bench that does not end by itself while a test runs."""
+    """A bench that does not finish by itself during a test."""
     model = {"label": "m", "sha256": xavier.place(onnx_model)}
     endless = {"min_seconds": 600.0, "max_samples": 10**8, "warmup_min_seconds": 0.0, "warmup_max_seconds": 0.01}
     return {"models": [model], "mode": 0, **endless}
@@ -104,7 +104,7 @@ def test_the_agent_itself_is_killed(xavier: Any, board: FakeBoard, long: Request
     os.killpg(process.pid, signal.SIGKILL)
     wait_for(lambda: board.state() == before and not (xavier.cache / "restore.json").exists())
     wait_for(lambda: not any(map(is_running, below)))
-    # Its folder is the next run's to remove.
+    # The next run removes its folder.
     assert any(name.startswith("jobs/") for name in xavier.left())
     models = [{"label": "m", "sha256": long["models"][0]["sha256"], "precision": "int8"}]
     assert not xavier.bench(models).value["models"][0]["ok"]
@@ -176,7 +176,7 @@ def guard(archive: Path, board: FakeBoard, cache: AgentCache) -> Iterator[Guard]
     made = Guard([sys.executable, str(archive), "--sysroot", str(board.root), "--cache", cache.root, "_guard"])
     yield made
     with contextlib.suppress(ValueError):
-        # Unless the test did.
+        # Unless the test already did.
         made.restore()
 
 

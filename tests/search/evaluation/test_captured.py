@@ -27,7 +27,7 @@ class Recorded(nn.Module):
 
 
 class FakeGraph:
-    """What torch.cuda.CUDAGraph does: again, on the same tensors, with what is in them now."""
+    """Behaves like torch.cuda.CUDAGraph: runs again on the same tensors with their current values."""
 
     made: list[FakeGraph]
     network: Recorded
@@ -70,7 +70,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Recorded:
         assert stream is not None and stream.device == torch.device("cpu")
         streams.add(id(stream))
         assert len(streams) == 1
-        # Warmed up before: a capture must not meet a first call.
+        # Warmed up before, since a capture must not include a first call.
         assert len(made.calls) > 0
         yield
         captured.captured = made.calls[-1]

@@ -89,7 +89,7 @@ def test_fused_candidates_are_plain_networks(tiny: Tiny) -> None:
 
 
 def forwards(network: nn.Module) -> list[int]:
-    """A list that gets one entry for each forward pass of `network`."""
+    """Return a list that gets one entry for each forward pass of `network`."""
     calls: list[int] = []
     network.register_forward_hook(lambda *_: calls.append(1))
     return calls
@@ -166,7 +166,7 @@ def test_refresh_takes_over_all_that_has_moved(mode: Mode) -> None:
         for parameter in here.model.parameters():
             parameter.add_(0.1 * torch.rand_like(parameter))
     randomize_statistics(here.model, seed=2)
-    # What has been found of the old weights stands until then.
+    # Results of the old weights remain until then.
     assert evaluator.evaluate(candidates) == before
     evaluator.refresh()
     after = evaluator.evaluate(candidates)
@@ -292,7 +292,7 @@ def test_the_supernet_is_left_as_it_was(tiny: Tiny, training: bool, mode: Mode) 
 
 
 class Table(nn.Module):
-    """Gives the logits that are written in the images."""
+    """Returns the logits stored in the images."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)

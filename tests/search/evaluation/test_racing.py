@@ -23,7 +23,7 @@ def classified(correct: Array, loss: Array) -> Outcome:
 
 
 class Field:
-    """Candidates whose outcomes are known beforehand, and what a race has asked of them."""
+    """Candidates with known outcomes, and the evaluations that a race requested."""
 
     def __init__(self, correct: Array, loss: Array | None = None, share: float = 0.1) -> None:
         self.correct = correct
@@ -191,7 +191,7 @@ def test_false_findings_over_all_stages_are_as_rare_as_stated(discordant: int, a
     z = -NormalDist().inv_cdf(alpha)
     levels = [level(400, discordant, seen, z) for seen in range(40, 400, 40)]
     assert sum(levels) <= len(levels) * alpha
-    # Not for want of any finding.
+    # And not because there were no findings.
     if discordant == 150:
         assert sum(levels) > 0.3 * len(levels) * alpha
 

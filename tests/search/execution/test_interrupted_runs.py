@@ -41,13 +41,13 @@ def ended_before(write: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             if len(done) >= write:
                 raise Stop
             done.append(original.__name__)
-            # A disk takes milliseconds.
+            # A real disk takes milliseconds.
             return None if original.__name__ == "fsync" else original(*args, **options)
 
         return function
 
     with patch.context() as during:
-        # Any other file than the journal has its name from its replace on.
+        # Files other than the journal get their name when they are moved into place.
         for original in (os.replace, os.unlink, os.fsync):
             during.setattr(os, original.__name__, watched(original))
         during.setattr(journal, "append_line", watched(journal.append_line))

@@ -69,7 +69,7 @@ def timeless(done: dict[str, ReproducedCell]) -> dict[str, Any]:
 def test_table_2_has_six_trials_for_each_tuned_arm_and_five_seeds_for_each_arm() -> None:
     cells = cells_of(FASHION, ["2"], COMPACT)
     trials = [cell for cell in cells if cell.stage == "trial"]
-    # DES trains what is drawn of the same space and budget would be: it shares the settings, and has no trials more.
+    # DES uses the settings of the arm drawn from the same space and budget, and needs no further trials.
     assert {cell.arm.name for cell in trials} == set(QUESTIONS["2"]) - {"des 2/3"}
     assert len(trials) == 7 * 6 and len(cells) - len(trials) == 8 * 5
     assert not any(cell.arm.strategy for cell in trials)
@@ -82,7 +82,7 @@ def test_no_cell_is_twice_and_every_trial_comes_before_what_it_decides() -> None
     at = {cell.key: place for place, cell in enumerate(cells)}
     assert all(at[trial.key] < at[cell.key] for cell in cells for trial in cell.trials)
     assert {trial.condition for cell in cells for trial in cell.trials} == {FASHION.main}
-    # Cells that were added come last, so that jobs that began before them keep their shares.
+    # Added cells come last, so that jobs started before keep their shares.
     asked = ["2", "5", "search", "axes"]
     before = [cell for cell in cells_of(FASHION, asked, FASHION.networks) if cell.stage != "scoring"]
     assert cells_of(FASHION, list(QUESTIONS), FASHION.networks)[: len(before)] == before
@@ -121,7 +121,7 @@ def test_a_killed_run_goes_on_to_the_same_records(two_arms: Protocol, tmp_path: 
     cells = [cell for cell in cells_of(two_arms, ["2"], two_arms.networks) if cell.arm.name == "acnet"]
     assert made(cells, tmp_path / "whole").made == 3
     whole = records_in(tmp_path / "whole")
-    # Out of time within the first trial, at its end, and within the second.
+    # The time is up within the first trial, at its end, and within the second.
     assert [made(cells, tmp_path / "halted", hours=0).stopped for _ in range(3)] == [True] * 3
     assert len(records_in(tmp_path / "halted")) == 1
     assert made(cells, tmp_path / "halted").made == 2
@@ -424,7 +424,7 @@ def test_merged_steps_are_a_protocol_of_their_own(
     assert exact.isdisjoint(cell.key for cell in seen)
     plan = cells_module.recipe_of_cell(seen[0], None)
     assert (plan.train.step, plan.search.step) == ("merged", "merged")
-    # Whether that changes the answer is asked beside them only, under the same settings.
+    # Whether this changes the answer is only asked along with them, with the same settings.
     cells = cells_of(FASHION.merged, ["step"], FASHION.networks[:1])
     controls = [cell for cell in cells if cell.arm.name == "all, exact step"]
     assert {cell.stage for cell in controls} == {"final"} and len(controls) == len(FASHION.seeds)
@@ -438,7 +438,7 @@ def test_the_smoke_protocol_from_end_to_end(tmp_path: Path, capsys: pytest.Captu
     args = ("fashion-mnist", "--smoke", "--table", "2", "--network", "compact6", "--out", str(tmp_path))
     called(*args, "--json")
     [table] = json.loads(capsys.readouterr().out)
-    # Whatever was trained beside them, the fused networks are one graph.
+    # Whatever branches were trained, the fused networks are the same graph.
     assert [row[-1] for row in table["rows"]] == ["same"] * 8
     assert (tmp_path / "compact6-2.png").exists()
     assert json.loads((tmp_path / "tables.json").read_text()) == [table]

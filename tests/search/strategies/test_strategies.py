@@ -128,7 +128,7 @@ def test_same_seed_same_populations_and_another_seed_others(name: str) -> None:
 
     assert two(1) == two(1)
     assert two(1)[0] != two(2)[0]
-    # Where nothing ties, nothing is left to chance in topk.
+    # Without ties, topk is deterministic.
     assert (two(1)[1] == two(2)[1]) == (name == "topk")
 
 
@@ -163,7 +163,7 @@ def test_repair_drops_the_lowest_scores_only(seed: int) -> None:
 
 
 def test_ties_are_broken_by_chance() -> None:
-    """By position the first ten branches would go, or stay, each time."""
+    """If ties were broken by position, the first ten branches would always be dropped or kept."""
     made, top = directional(10, 2, budget="1/2"), topk(10, 2, budget="1/2")
     equal, random = equal_importance(made.space), np.random.default_rng(0)
     assert_no_favourites(lambda: made.repair(np.ones(20, bool), equal, random))

@@ -52,7 +52,7 @@ def test_the_report_has_a_row_for_each_evaluation_and_restores_settings(tmp_path
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads + 1)
     try:
-        # Not more threads than before: two of them wait for each other on a busy machine.
+        # Keep the number of threads: two threads wait for each other on a busy machine.
         report = run(SuiteRequest(scale="smoke", threads=threads, out=tmp_path))
         assert (torch.get_num_threads(), torch.backends.cudnn.benchmark) == (threads + 1, benchmark)
     finally:

@@ -15,7 +15,7 @@ from irepdeploy.search.suites.table5 import BUDGETS, PAPER, table5
 
 
 class Display:
-    """Counts what was announced and what was done."""
+    """Counts announced and finished steps."""
 
     def __init__(self) -> None:
         self.total = self.done = 0
@@ -64,11 +64,11 @@ def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path
         trained = json.loads((folder / "train" / "result.json").read_text())
         assert trained["test_accuracy"] == figure["test_accuracy"]
         assert trained["branches"] == best.count
-    # Again: nothing is run, nothing is recorded again.
+    # A second run executes and records nothing.
     again = table5(request, Display())
     assert [row[:6] for row in again.rows] == [row[:6] for row in report.rows]
     assert len(lines(tmp_path)) == 2
-    # A kill between the end of a run and its record leaves this.
+    # The state left by a kill between the end of a run and its record.
     records = tmp_path / "records.jsonl"
     first, _ = records.read_bytes().splitlines(keepends=True)
     records.write_bytes(first)
@@ -77,7 +77,7 @@ def test_two_budgets_searched_retrained_and_put_beside_the_papers(tmp_path: Path
 
 
 def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search and the training are pretended: they leave a file."""
+    """Search and training are faked and only leave a file."""
     used: list[Path] = []
 
     def row(subject: Any, budget: str, plan: Any, at: Path, advance: Any) -> dict[str, Any]:

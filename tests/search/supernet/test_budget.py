@@ -64,7 +64,7 @@ def test_uniform_draws_stay_uniform_beyond_512_positions() -> None:
     wide = Budget((Group(tuple(range(800)), 720),))
     random = np.random.default_rng(0)
     sizes = [int(wide.uniform(random).sum()) for _ in range(50)]
-    # Nearly all of the 2^800 subsets have 400 branches, give or take four times 14.
+    # Nearly all of the 2^800 subsets have 400 branches, plus or minus four times 14.
     assert all(340 < size < 460 for size in sizes)
 
 

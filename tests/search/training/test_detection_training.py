@@ -215,7 +215,7 @@ def test_weights_of_a_classifier_give_its_maps(
     assert "head.weight" in capsys.readouterr().err
     blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
     if branches and kind == "train state":
-        # The branches themselves, not what they come to.
+        # The branches themselves, not their sum.
         assert all(bool(branch.bn.weight.any()) for block in blocks for branch in block.branches.values())
 
 
@@ -252,7 +252,7 @@ def test_average_precision_decides_a_search(centernet: Make, tmp_path: Path) -> 
     after = search.supernet.model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(".branches." in name for name in changed)
-    # The counters of batches, which nothing reads, go on.
+    # The batch counters, which nothing reads, keep counting.
     weights = {name for name in changed if name.startswith("backbone.") and not name.endswith("num_batches_tracked")}
     assert not any(".running_" in name or ".stages.0." in name for name in weights)
     assert found.figures.by.name == "AP" and "AP50" in found.figures.figures

@@ -221,7 +221,7 @@ def test_factors_are_trained_or_folded_as_the_recipe_says(tiny: Tiny, tmp_path: 
     state = state_of(tmp_path / "last.pt")
     moved = {name: float(value) for name, value in state.items() if ".alpha." in name or name.endswith(".beta")}
     if factors == "trainable":
-        assert len(moved) == 3 + 2  # no beta where nothing is kept
+        assert len(moved) == 3 + 2  # no beta in layers without branches
         assert all(value != 0 for value in moved.values())
     else:
         assert not moved

@@ -60,7 +60,7 @@ def test_it_is_drawn_without_an_error_and_without_network(chromium: Any, page: P
     assert chromium.run("document.querySelectorAll('table.sortable tbody tr').length") == 28
     assert chromium.run("document.querySelectorAll('svg .dot').length") == 28
     assert chromium.run("[...document.querySelectorAll('.chart')].every(chart => chart.getBBox().width > 300)")
-    # Every link leads somewhere.
+    # Every link has a target.
     anchors = chromium.run("[...document.querySelectorAll('a[href^=\"#\"]')].map(each => each.getAttribute('href'))")
     assert len(anchors) == 5
     assert all(chromium.run(f"document.querySelectorAll('{anchor}').length") == 1 for anchor in anchors)
@@ -83,7 +83,7 @@ def test_a_heading_sorts_its_table_both_ways(chromium: Any, page: Path) -> None:
     chromium.run(click)
     assert list(map(float, chromium.run(COLUMN.format(1, column)))) == sorted(before, reverse=True)
     assert chromium.run(state) == "descending"
-    # Another table stays as it was, and so does what belongs together in a row.
+    # Another table does not change, and cells of a row stay together.
     assert [float(value) for value in chromium.run(COLUMN.format(2, column))] != sorted(before)
     pairs = dict(zip(chromium.run(COLUMN.format(1, 0)), chromium.run(COLUMN.format(1, column)), strict=True))
     assert float(pairs["DARTS (second)"]) == min(before)
@@ -131,14 +131,14 @@ def test_a_point_under_the_pointer_says_what_it_is(chromium: Any, page: Path) ->
 
 def test_a_point_with_the_focus_says_it_and_escape_ends_it(chromium: Any, page: Path) -> None:
     chromium.open(page)
-    # Below the fold: the page scrolls on its own account.
+    # Below the fold: the page scrolls by itself.
     assert chromium.run("document.querySelector('#tables .mark').getBoundingClientRect().y > innerHeight")
     chromium.run("document.querySelector('#tables .mark').focus()")
     chromium.run(FRAMES)
     shown, text = chromium.run(TIP)
     assert shown and text.startswith("ResNet-18\nmedian 50.2 ms")
     assert chromium.run("document.activeElement.getAttribute('aria-describedby')") == "tip"
-    # What a screen reader says is the same.
+    # A screen reader gets the same text.
     assert chromium.run("document.activeElement.getAttribute('aria-label')") == text.replace("\n", ", ")
     # A chart is a single stop of the Tab key; the arrow keys move from mark to mark.
     chromium.press("ArrowRight")
@@ -170,19 +170,19 @@ def test_nothing_is_wider_than_a_phone_nor_does_a_tooltip_leave_its_screen(
         chromium.run("document.querySelectorAll('details').forEach(each => each.open = true)")
         assert chromium.run("document.documentElement.scrollWidth") == 360
         assert chromium.run("innerWidth") == 360
-    # Tables are not squeezed instead: they scroll in a box that the keyboard reaches.
+    # Tables are not squeezed: they scroll in a box that can be reached by keyboard.
     chromium.open(page, width=360, height=740, phone=True)
     box = "document.querySelector('.scroll:has(#table-1)')"
     assert chromium.run(f"[{box}.scrollWidth > {box}.clientWidth, {box}.tabIndex]") == [True, 0]
     assert chromium.run("document.querySelector('#tables .chart').getBoundingClientRect().width") >= 500
-    # What the page draws for phones does not scroll.
+    # Charts drawn for phones do not scroll.
     assert chromium.run("document.querySelector('#verdict .chart').getBoundingClientRect().width") <= 360
     # A tooltip stays on the screen.
     for index in range(8):
         chromium.run(f"document.querySelectorAll('.mark')[{index}].focus()")
         left, right = chromium.run("(box => [box.left, box.right])(tip.getBoundingClientRect())")
         assert left >= 0 and right <= 360
-        # Nor is it squeezed against an edge.
+        # It is not squeezed against an edge either.
         assert right - left > 130
 
 
@@ -197,7 +197,7 @@ def test_hostile_names_are_text(chromium: Any, hostile_page: Path) -> None:
     assert [name for name in set(chromium.run(attributes)) if name.startswith("on")] == []
     shown = chromium.run("[...document.querySelectorAll('tbody th bdi')].map(each => each.textContent)")
     assert {HOSTILE[0], HOSTILE[1], HOSTILE[2]} <= set(shown)
-    # Every name under the pointer, too.
+    # Every name under the pointer is shown too.
     chromium.run("document.querySelectorAll('.mark').forEach(mark => mark.dispatchEvent(new Event('pointerenter')))")
     assert chromium.run("document.getElementById('tip').children.length") == 0
     assert chromium.messages == []
@@ -226,7 +226,7 @@ def test_a_chart_is_one_stop_and_a_button_hides_a_series(chromium: Any, runs_pag
     assert chromium.messages == []
     stops = "[...document.querySelectorAll('.chart')].map(each => each.querySelectorAll('[tabindex=\"0\"]').length)"
     assert set(chromium.run(stops)) == {1}
-    # The last step, and what every run had there.
+    # The last step with the values of all runs.
     chromium.run("document.querySelector('#curves .mark').focus()")
     chromium.press("End")
     shown, text = chromium.run(TIP)
