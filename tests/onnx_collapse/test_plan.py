@@ -319,7 +319,7 @@ def test_a_sum_of_many_tensors(collapsed: Any) -> None:
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_planning_takes_time_in_proportion_to_the_chain(refused: bool, model_of: Any, monkeypatch: Any) -> None:
-    """Cost is counted in visited operators. A region with an invalid border is replanned without the rest of a chain."""
+    """Cost is in visited operators. A region with an invalid border is replanned without the rest of the chain."""
     monkeypatch.setattr(plan, "_WHOLE", 0)
     work = []
     for count in (10, 20):
