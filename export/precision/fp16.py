@@ -22,7 +22,15 @@ from irepdeploy.onnx_graph.shapes import tensor_types
 
 from .inference import arrays_of
 
-__all__ = ["FLOAT32_KEY", "FP16_MAX", "FP16_SMALLEST_NORMAL", "float_constants", "half_graph", "kept_float"]
+__all__ = [
+    "FLOAT32_KEY",
+    "FP16_MAX",
+    "FP16_SMALLEST_NORMAL",
+    "float32_parts",
+    "float_constants",
+    "half_graph",
+    "kept_float",
+]
 
 Array = np.ndarray[Any, Any]
 Unique = Callable[[str], str]
@@ -179,7 +187,7 @@ def _kinds(model: onnx.ModelProto) -> list[Kind | None]:
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     fixed = {tensor.name for tensor in model.graph.initializer}
     full: set[str] = set()
-    parts = _float32_parts(model)
+    parts = float32_parts(model)
     found: list[Kind | None] = []
     layers, following = _LAYERS.split(), _FOLLOWING.split()
     for node in model.graph.node:
@@ -207,7 +215,7 @@ def _kinds(model: onnx.ModelProto) -> list[Kind | None]:
     return found
 
 
-def _float32_parts(model: onnx.ModelProto) -> tuple[str, ...]:
+def float32_parts(model: onnx.ModelProto) -> tuple[str, ...]:
     """Return the name prefixes of nodes that stay float32 according to the metadata of the file."""
     texts = [entry.value for entry in model.metadata_props if entry.key == FLOAT32_KEY]
     return tuple(f"{name}." for text in texts for name in text.split(",") if name)

@@ -18,9 +18,10 @@ import onnx
 from onnx import TensorProto
 
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.onnx_graph.proto import opset_of
+from irepdeploy.onnx_graph.proto import distinct_name, opset_of
 from irepdeploy.onnx_graph.shapes import tensor_types
 
+from .fp16 import float32_parts
 from .inference import Inputs, arrays_of
 from .ranges import tensor_ranges
 
@@ -55,7 +56,7 @@ def quantized(
         ranges = tensor_ranges(model, calibration)
     _refuse_what_is_not_finite(model, ranges)
     result = _by_onnxruntime(model, keep_float, ranges, per_channel, activations == "int8")
-    _read_floats(result, set(keep_float))
+    _read_floats(result, set(keep_float), {node.output[0] for node in model.graph.node if node.op_type == "Relu"})
     _restore(result, model)
     return result
 
@@ -99,6 +100,8 @@ def _by_onnxruntime(
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
     prepared = _prepared(model)
+    # Coordinates of boxes, rounded to 256 steps, would be off by pixels.
+    boxes = [node.name for node in model.graph.node if node.name.startswith(float32_parts(model))]
     data = {name: tuple(np.float32(bound) for bound in ranges[name]) for name in ranges}
     options: dict[str, Any] = {"QuantizeBias": not symmetric, "WeightSymmetric": True, "ActivationSymmetric": symmetric}
     if symmetric:
@@ -113,7 +116,7 @@ def _by_onnxruntime(
             QuantType.QInt8 if symmetric else QuantType.QUInt8,
             TensorsData(CalibrationMethod.MinMax, data),
             [],
-            list(keep_float),
+            [*keep_float, *boxes],
             list(_OPERATORS) if symmetric else [*_OPERATORS, *_BETWEEN],
             options,
         )
@@ -133,16 +136,30 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     return prepared
 
 
-def _read_floats(model: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Let layers that stay float read the tensor itself instead of its rounded form."""
+def _read_floats(model: onnx.ModelProto, layers: Collection[str], rectified: Collection[str]) -> None:
+    """Let layers that stay float read the tensor itself instead of its rounded form.
+
+    The quantiser removes a ReLU where rounding to uint8 cuts off negative values. Layers that read one of the
+    `rectified` tensors without that rounding get the ReLU back.
+    """
     producers = {output: node for node in model.graph.node for output in node.output}
+    taken = {*producers, *(node.name for node in model.graph.node)}
+    relus: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
         if node.name not in layers:
             continue
         for index, name in enumerate(node.input):
             quantize = _quantizer_of(producers, name)
             if quantize is not None:
-                node.input[index] = quantize.input[0]
+                source = quantize.input[0]
+                if source in rectified and source in producers and producers[source].op_type != "Relu":
+                    if source not in relus:
+                        output = distinct_name(f"{source}_Relu", taken)
+                        relus[source] = onnx.helper.make_node("Relu", [source], [output], name=output)
+                    source = relus[source].output[0]
+                node.input[index] = source
+    for source, relu in relus.items():
+        model.graph.node.insert(list(model.graph.node).index(producers[source]) + 1, relu)
     read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     for index in reversed(range(len(model.graph.node))):
         node = model.graph.node[index]

@@ -17,6 +17,7 @@ from onnx.helper import make_node
 from irepdeploy.board.ort_runner import OrtRunner
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.engine.engine import build_engine
+from irepdeploy.export.precision.fp16 import FLOAT32_KEY
 from irepdeploy.export.precision.inference import arrays_of, outputs_of
 from irepdeploy.export.precision.int8 import quantisable, quantized
 from irepdeploy.export.precision.ranges import tensor_ranges
@@ -113,6 +114,31 @@ def test_layers_kept_in_float(residual: onnx.ModelProto) -> None:
     whole = quantized(residual, calibration, keep_float=layers)
     assert Counter(node.op_type for node in whole.graph.node) == Counter(n.op_type for n in residual.graph.node)
     assert np.array_equal(outputs_of(whole, calibration)["logits"], outputs_of(residual, calibration)["logits"])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_layer_quantised_alone_keeps_its_relu(residual: onnx.ModelProto, place: int) -> None:
+    layers = quantisable(residual)
+    others = [name for name in layers if name != layers[place]]
+    model = quantized(residual, images(4, 3, 16, 16), keep_float=others, activations="uint8")
+    onnx.checker.check_model(model, full_check=True)
+    x = images(4, 3, 16, 16, seed=1)
+    found = compare_outputs(outputs_of(residual, x), outputs_of(model, x), Tolerance(0.02, 0.9999))
+    assert found.ok, found.reason
+
+
+def test_parts_that_stay_float32_are_not_quantised(residual: onnx.ModelProto) -> None:
+    part = onnx.ModelProto.FromString(serialized(residual))
+    part.metadata_props.add(key=FLOAT32_KEY, value="layer2")
+    within = {node.name for node in part.graph.node if node.name.startswith("layer2.")}
+    model = quantized(part, images(4, 3, 16, 16), activations="uint8")
+    made = producers(model)
+    inside = [node for node in model.graph.node if node.name in within]
+    assert {node.op_type for node in inside} >= {"Conv", "Add", "Relu"}
+    # Its inputs may be rounded, and nothing between its nodes.
+    for dequantize in (made[name] for node in inside for name in node.input if name in made):
+        if dequantize.op_type == "DequantizeLinear":
+            assert made[made[dequantize.input[0]].input[0]].name not in within
 
 
 @pytest.mark.trt
