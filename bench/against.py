@@ -166,7 +166,7 @@ def require(verdicts: Sequence[Verdict]) -> None:
         raise CheckFailed(
             f"{len(slower)} of {len(verdicts)} slower than allowed: " + "; ".join(verdict.line for verdict in slower),
             where="--max-slower",
-            hint="to see it beside the earlier one, bench both files in one run",
+            hint="to compare it with the earlier one directly, bench both files in one run",
         )
 
 

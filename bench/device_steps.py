@@ -104,7 +104,7 @@ def _checked(runner: Runner, expected: Mapping[str, np.ndarray], feeds: dict[str
         described = runner.describe()
         if described["device"] != "cpu":
             if not isinstance(call, DeviceTimed) and "provider" in described and runner.name != "ort":
-                raise CheckFailed("the device gives no times", where=runner.name)
+                raise CheckFailed("the device reports no times", where=runner.name)
             if isinstance(call, DeviceTimed):
                 described["device_ns"] = call.device_ns()
         if str(described.get("cuda_graph", "")).startswith("failed"):

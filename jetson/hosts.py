@@ -50,7 +50,7 @@ def _check_python(text: str) -> str:
     if not text or text.startswith("-") or not text.isprintable():
         raise InputError(f"expected an interpreter, got {one_line(repr(text))}", where="--python", hint=_EXAMPLE)
     if text.startswith("~") and not text.startswith("~/"):
-        raise InputError("only ~/ stands for a home", where=f"--python {text}", hint=_EXAMPLE)
+        raise InputError("only a leading ~/ is expanded", where=f"--python {text}", hint=_EXAMPLE)
     return text
 
 

@@ -100,7 +100,7 @@ def compare_strategies(
 ) -> None:
     """Compare search strategies: best so far, diversity, and what retraining gives.
 
-    All runs score the same number of candidates, each in a folder of its own. Writes compare.json and compare.png.
+    All runs score the same number of candidates, each in its own folder. Writes compare.json and compare.png.
     Examples: irepdeploy search compare digits scale=smoke --strategies des,random --seeds 2 --out runs/compare;
     irepdeploy search compare digits --job 3/20 --out runs/jobs/3; irepdeploy search compare --join runs/jobs/*
     """

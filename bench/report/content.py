@@ -122,8 +122,8 @@ def _notes(tables: Sequence[Table]) -> list[str]:
     notes = []
     if len(versions) > 1:
         notes.append(
-            f"The records are of protocol versions {' and '.join(map(str, versions))}: they stand apart, and nothing "
-            "here compares figures of one with figures of another."
+            f"The records are of protocol versions {' and '.join(map(str, versions))}. Figures of different versions"
+            " are listed separately and not compared."
         )
     unsteady = sum(not row.steady for row in rows)
     if unsteady:

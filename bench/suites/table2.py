@@ -26,7 +26,7 @@ table2 = partial(
         ),
         notes=(
             "Paper: an A100, batch 1, fp32; it does not say which runner, nor whether TF32 was on. Its latencies are"
-            " beside BN kept, which fits them (VGG 2.14 ms, the same convolutions folded 1.76 ms).",
+            " listed with BN kept, which fits them (VGG 2.14 ms, the same convolutions folded 1.76 ms).",
         ),
     ),
 )

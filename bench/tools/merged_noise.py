@@ -126,7 +126,7 @@ def rows_of(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _show(lines: Sequence[Mapping[str, Any]]) -> None:
-    table("The merged step beside the exact one, on the same batches", COLUMNS, rows_of(lines))
+    table("The merged step compared with the exact one, on the same batches", COLUMNS, rows_of(lines))
 
 
 if __name__ == "__main__":

@@ -126,9 +126,9 @@ def _header(view: View, target: Target, opset: int, given: bool) -> Iterator[str
 def _files(view: View, path: Path, size: int, target: Target) -> Iterator[str]:
     tensors = [tensor for graph in view.graphs for tensor in graph.initializer]
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in (*tensors, *view.constants.values())):
-        yield "its weights lie in another file"
+        yield "its weights are in another file"
     if path.with_name(f"{path.name}.data").exists():
-        yield "a file of weights lies beside it"
+        yield "there is a file of weights next to it"
     if size > target.max_bytes:
         yield f"{size:,} bytes, and target {target.name} accepts {target.max_bytes:,}"
 
@@ -210,7 +210,7 @@ def _sizes(view: View, target: Target, asked: Asked) -> Iterator[str]:
         if any(isinstance(size, int) and size < 1 for size in shape) or (free and not dynamic and not anything):
             yield f"{value.name} has no static shape: {shape}"
         elif free and free != [asked.axes.get(value.name, 0)] and not anything:
-            yield f"{value.name} has dynamic dimensions beside its batch: {shape}"
+            yield f"{value.name} has dynamic dimensions other than its batch: {shape}"
     places = {value.name: asked.axes.get(value.name, 0) for value in ends if _declared(value)["shape"]}
     symbols = {str(_declared(value)["shape"][place]) for value in ends if (place := places.get(value.name)) is not None}
     if dynamic and not asked.given and (len(symbols) != 1 or next(iter(symbols)).isdecimal()):

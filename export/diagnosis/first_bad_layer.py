@@ -137,7 +137,7 @@ def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
 
 
 def _in_step(*both: Iterator[tuple[int, dict[str, Array]]]) -> Iterator[list[dict[str, Array]]]:
-    """Yield the outputs of two models over the same inputs, whatever batches each runs in."""
+    """Yield the outputs of two models over the same inputs, whatever batch sizes each uses."""
     counts = [0, 0]
     held: list[list[dict[str, Array]]] = [[], []]
     while True:

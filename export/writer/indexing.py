@@ -139,7 +139,7 @@ def _sliced_shape(emit: Emitter, x: Value, items: Sequence[Any]) -> tuple[int, .
         size = next(sizes)
         if isinstance(item, slice):
             if size == FREE and item != slice(None):
-                raise emit.refuse("a slice of a dynamic batch beside an index tensor is not supported")
+                raise emit.refuse("a slice of a dynamic batch together with an index tensor is not supported")
             shape.append(size if item == slice(None) else len(range(*item.indices(size))))
     return tuple(shape)
 

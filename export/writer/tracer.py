@@ -107,7 +107,7 @@ class ShapeTracer(torch.fx.Tracer):
             return forward(*args, **kwargs)
         if not self.is_leaf_module(m, self.path_of_module(m)) or not (m._forward_hooks or m._forward_pre_hooks):
             return super().call_module(m, forward, args, kwargs)
-        # A leaf is one node, and torch.fx would leave its hooks to whoever runs the graph.
+        # A leaf is one node, and torch.fx would not trace its hooks.
         for before in m._forward_pre_hooks.values():
             changed = before(m, args)
             args = args if changed is None else changed if isinstance(changed, tuple) else (changed,)

@@ -115,7 +115,7 @@ def timing_table(found: TimedPopulation) -> Table:
     rounds = len(found.samples_ns["naive"])
     notes = (
         f"{found.images:,} search-validation images; {size} random candidates at a budget of 2/3 with random weights.",
-        f"naive: every branch kept is a module of its own, in batches of {found.naive_batch}; fused: one plain network"
+        f"naive: one module for each kept branch, in batches of {found.naive_batch}; fused: one plain network"
         f" for a sum of cached kernels, in batches of {found.batch}, with its share of fusing every branch once"
         f" ({percentile(fuse, 50) / 1e9:.3f} s for the population).",
         f"{rounds} rounds, in which all evaluations took turns; x: ratio of medians; s: means. Reading and normalising"

@@ -239,7 +239,7 @@ def _notes(request: SuiteRequest, scale: _Scale, subjects: Sequence[_Subject]) -
     rounds = ", ".join(str(size // scale.chunk) for size in scale.populations)
     notes = [
         f"IREPS supernets with random weights, budget {_BUDGET}, fp32 without TF32; random images in memory.",
-        f"naive: every branch kept is a module of its own (Eq. 6), NCHW, batches of {scale.naive_batch}; "
+        f"naive: one module for each kept branch (Eq. 6), NCHW, batches of {scale.naive_batch}; "
         f"fused: one plain network, channels last on a CPU, batches of {scale.batch}, {evaluators['fused'].how}.",
         "fused: includes summing the candidate's kernels, and its share of fusing every branch once per population.",
         f"{rounds} rounds per population, all evaluations in turn; x: ratio of medians; s: means.",

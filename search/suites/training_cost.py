@@ -123,7 +123,7 @@ def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
             "forward pass, backward pass and SGD; random images, channels last, float32, freed memory kept. frozen: "
             "normalisation in eval mode, where the exact step is merged by itself.",
             f"{scale.rounds} rounds, the rows of a network in turn; s: median, x: ratio of medians. Memory: of a "
-            "process of its own, above what torch takes; on CUDA what torch allocates.",
+            "separate process, without that of torch itself; on CUDA, the memory that torch allocates.",
             *(f"Left out: {reason}" for reason in chosen.left_out),
         ],
         figures,

@@ -80,7 +80,7 @@ def batches_of(
         return Loader(train, batch_size, order, augmentation, device=device, rank=rank, ranks=ranks, classes=classes)
     if augmentation != Augmentation():
         raise RecipeError(
-            "augmentation here is of images in memory with one label each", where="augment", hint="do it in the Dataset"
+            "only images in memory with one label each are augmented", where="augment", hint="do it in the Dataset"
         )
     assert not isinstance(train, Split)
     return StreamLoader(train, batch_size, order, given, device=device, rank=rank, ranks=ranks)
@@ -103,7 +103,7 @@ def _changed(train: Stream, augment: AugmentSection) -> Stream:
         return train
     if not isinstance(train.source, RawObjects):
         name = "crop_pad" if augment.crop_pad else "photometric"
-        text = "it needs images that are not normalised, as those of coco and shapes"
+        text = "it needs images that are not normalised yet, as in coco and shapes"
         raise RecipeError(text, where=f"augment.{name}", hint="do it in the Dataset")
     crop = CentreCrop(augment.crop_pad, augment.scales or (1.0,)) if augment.crop_pad else None
     return train.of(ChangedObjects(train.source, augment.photometric, crop))

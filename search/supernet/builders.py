@@ -58,7 +58,7 @@ def build_net(recipe: Recipe, data: DatasetFacts | None = None) -> nn.Module:
     assert recipe.net.name is not None
     for key in ("name", "num_classes", "input_shape", "in_channels"):
         if key in recipe.net.args:
-            raise RecipeError("cannot be set here: net.name and the data decide it", where=f"net.args.{key}")
+            raise RecipeError("cannot be set here: it follows from net.name and the data", where=f"net.args.{key}")
     args = {"num_classes": len(data.classes), "input_shape": data.input_shape, **recipe.net.args}
     try:
         net = build_plain(recipe.net.name, **args)
@@ -112,7 +112,7 @@ def with_branches(
         unknown = [layer for layer in branches.layers if not any(name.endswith(f".{layer}") for name in names)]
         if unknown:
             raise RecipeError(
-                f"the Architecture is of another network: it has a layer {unknown[0]!r}, the recipe's network has not",
+                f"the Architecture belongs to another network: the recipe's network has no layer {unknown[0]!r}",
                 where="--arch",
             )
     net = insert_branches(plain, branches, where, scaled=factors == "trainable", preserve=silent)

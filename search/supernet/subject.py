@@ -215,7 +215,7 @@ def _built(recipe: Recipe, given: GivenData, task: Task) -> nn.Module:
             raise RecipeError(
                 f"{recipe.net.name} needs images (C, H, W) and the names of their classes",
                 where=recipe.data.label,
-                hint='return "classes" beside "train" and "val", or name a network of yours with net.factory',
+                hint='return "classes" in addition to "train" and "val", or name your own network with net.factory',
             )
         names = given.classes or tuple(map(str, range(classes)))
         channels = shape[0]

@@ -110,7 +110,7 @@ def finetune(
     from .finetune import Finetuning
 
     if source is None:
-        raise InputError("nothing to fine-tune", hint="--from CKPT names the checkpoint")
+        raise InputError("no checkpoint to fine-tune", hint="add --from CKPT")
     plan = load_recipe(recipe_path(recipe), overrides or [])
     factory = None if model is None else load_model_factory(model)
     with (

@@ -64,7 +64,9 @@ class Finetuning:
         self.label = origin.net or self.factory or type(self.source).__name__
         self.data = subject = self._subject(recipe, source, ranks)
         if recipe.data.factory is not None and subject.load_test() is None:
-            raise InputError("fine-tuning compares scores on a test set, and there is none", where=recipe.data.label)
+            raise InputError(
+                "fine-tuning needs a test set to compare scores, and there is none", where=recipe.data.label
+            )
         net = insert_branches(self.source, branches, recipe.net.where, preserve=True)
         described = origin_of(subject.net)
         if not origin.input_shape:
@@ -136,7 +138,7 @@ def _check_fits(net: nn.Module, data: Dataset, where: Path) -> None:
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, len(data.classes)):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(
-            f"the network gives {found} where {data.name} has {len(data.classes)} classes",
+            f"the network returns {found}, but {data.name} has {len(data.classes)} classes",
             where=where,
             hint="fine-tune a network with one logit for each class",
         )

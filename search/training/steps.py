@@ -86,7 +86,7 @@ class GivenSteps:
     ) -> None:
         if not _alike(settings):
             raise InputError(
-                "an optimizer or scheduler of yours decides the rate and decay of the branches",
+                "a custom optimizer or scheduler determines the rate and decay of the branches",
                 where="train.branch_lr, train.branch_decay",
                 hint="leave these out, and make a group of the branches' parameters",
             )

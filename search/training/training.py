@@ -347,9 +347,9 @@ class Training:
         """Raise InputError if there is no test set."""
         if self.ranks.first and self._test is None:
             raise InputError(
-                "a comparison is of scores on a test set, and there is none",
+                "a comparison needs a test set, and there is none",
                 where=self.recipe.data.label,
-                hint='return "test" beside "train" and "val"',
+                hint='return "test" in addition to "train" and "val"',
             )
 
     def score_test(self, net: nn.Module) -> Fitness:

@@ -270,7 +270,7 @@ def test_a_runner_that_is_wrong() -> None:
     right = {"logits": feeds["input"]}
     with pytest.raises(CheckFailed, match="its outputs are wrong"):
         device_steps._checked(Clocked(), {"logits": feeds["input"] + 1}, feeds)  # type: ignore[arg-type]
-    with pytest.raises(CheckFailed, match="the device gives no times"):
+    with pytest.raises(CheckFailed, match="the device reports no times"):
         device_steps._checked(Clocked(), right, feeds)  # type: ignore[arg-type]
     with pytest.raises(CheckFailed, match="no CUDA graph: failed: refused"):
         device_steps._checked(Clocked(device="cpu", cuda_graph="failed: refused"), right, feeds)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def test_the_python_of_each_board(tmp_path: Path) -> None:
         ("one two", "unknown setting 'two'"),
         ("one python=", "line 1: --python: expected an interpreter, got ''"),
         ("one python=-c", "expected an interpreter"),
-        ("one python=~me/python", "only ~/ stands for a home"),
+        ("one python=~me/python", "only a leading ~/ is expanded"),
         ("one\none python=x", "one: named twice"),
     ],
 )

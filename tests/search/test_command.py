@@ -235,4 +235,4 @@ def test_an_architecture_and_no_branches_contradict_each_other(
 ) -> None:
     line = ["train", "digits", "branches=none", "--arch", str(tmp_path / "best.json"), "--out", str(tmp_path / "out")]
     assert main(line) == 2
-    assert "leave one out" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "omit one" in capsys.readouterr().err and not (tmp_path / "out").exists()

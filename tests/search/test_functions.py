@@ -306,7 +306,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"populaton": 3}, "populaton: unknown key (did you mean population?)"),
     "key of a section in it": ({"lr": 0.1}, "lr: unknown key (did you mean weights.lr or arch.lr?)"),
     "wrong value": ({"evolutions": 0}, "ird.search: evolutions: expected"),
-    "augmentation of maps": ({"augment": {"flip": True}}, "augmentation here is of images in memory with one label"),
+    "augmentation of maps": ({"augment": {"flip": True}}, "only images in memory with one label"),
     "impossible budget": ({"budget": "1/99"}, "search.budget: a budget of 1/99 keeps none"),
     "nothing to train on": ({"train": DataLoader(Samples(maps(16)), 1)}, "train: no batch to train on"),
 }

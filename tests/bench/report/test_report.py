@@ -85,7 +85,7 @@ def test_the_same_records_are_the_same_page(
 def test_versions_of_the_protocol_are_separated_and_it_is_reported(make_record: Make, write_records: Write) -> None:
     folder = write_records([make_record("a", protocol_version=1), make_record("a", protocol_version=2)])
     page = seen_page(write_report([folder]).files[0])
-    assert "The records are of protocol versions 1 and 2: they stand apart" in page.text
+    assert "The records are of protocol versions 1 and 2. Figures of different versions are listed" in page.text
     assert [[row[0] for row in page.tables[f"table-{number}"][1:]] for number in (1, 2)] == [["a"], ["a"]]
     headings = re.findall(r"\(protocol version \d\)", page.text)
     assert headings == ["(protocol version 2)", "(protocol version 1)"]

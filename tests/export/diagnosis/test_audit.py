@@ -288,7 +288,7 @@ def test_a_free_batch_only_where_it_was_asked_for(tmp_path: Path, content: bytes
     model = onnx.load_model_from_string(free)
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(CheckFailed, match="input has dynamic dimensions beside its batch"):
+    with pytest.raises(CheckFailed, match="input has dynamic dimensions other than its batch"):
         audit(path, xavier, [TensorSpec("input", (None, 3, None, 16))], ["logits"], Asked(dynamic_batch=True))
 
 

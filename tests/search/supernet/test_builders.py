@@ -85,7 +85,9 @@ def test_an_architecture_of_a_part_of_the_network(tiny: Tiny) -> None:
     chosen = with_branches(both, SOME, where="other")
     blocks = [name for name, module in chosen.named_modules() if isinstance(module, RepBlock)]
     assert blocks and all(name.startswith("other.") for name in blocks)
-    with pytest.raises(RecipeError, match=r"of another network: it has a layer 'stages\.0\.0\.conv'"):
+    with pytest.raises(
+        RecipeError, match=r"to another network: the recipe's network has no layer 'stages\.0\.0\.conv'"
+    ):
         with_branches(nn.Conv2d(1, 1, 3), SOME)
 
 

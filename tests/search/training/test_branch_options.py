@@ -196,8 +196,8 @@ def test_bad_values_are_refused(options: list[str], words: str, tiny: Tiny) -> N
 def test_what_cannot_be_fused_early_is_refused_before_the_first_epoch(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train\.fuse_at: .* cannot be fused before the end"):
         Training(tiny("train.fuse_at=0.5", "branches=dyrep"), tmp_path / "a", None)
-    with pytest.raises(InputError, match=r"train\.fuse_at: an optimizer or scheduler of yours"):
+    with pytest.raises(InputError, match=r"train\.fuse_at: a custom optimizer or scheduler"):
         Training(tiny("train.fuse_at=0.5"), tmp_path / "b", SOME, optimizer=lambda each: torch.optim.SGD(each, lr=0.1))
-    with pytest.raises(InputError, match=r"train\.branch_decay: an optimizer or scheduler of yours decides"):
+    with pytest.raises(InputError, match=r"train\.branch_decay: a custom optimizer or scheduler determines"):
         Training(tiny("train.branch_decay=0"), tmp_path / "c", SOME, optimizer=lambda each: torch.optim.SGD(each, lr=1))
     assert not any((tmp_path / name).exists() for name in "abc")
