@@ -59,7 +59,7 @@ def test_whole_numbers_may_all_be_zero() -> None:
 
 def test_shapes_and_numbers_of_outputs() -> None:
     assert "shapes differ" in compare_outputs({"y": logits(3)}, {"y": logits(4)}).reason
-    with pytest.raises(InputError, match="1 and 2 outputs"):
+    with pytest.raises(InputError, match="numbers of outputs: 1 and 2"):
         compare_outputs({"y": logits()}, {"y": logits(), "z": logits()})
     assert not compare_outputs({}, {}).ok
 

@@ -156,7 +156,7 @@ def whole_numbers(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(second_input, "2 inputs"), (second_output, "1 and 2 outputs"), (whole_numbers, "uint8")],
+    [(second_input, "2 inputs"), (second_output, "numbers of outputs: 1 and 2"), (whole_numbers, "uint8")],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_models_that_cannot_be_compared(
