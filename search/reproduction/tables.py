@@ -107,19 +107,21 @@ def _table(
     labels = list(dict.fromkeys(label for _, label in against))
     rows = []
     for arm, cells in finals.items():
+        if not cells:
+            continue
         row = [
             arm,
             f"{len(cells)} of {len(protocol.seeds)}",
             _settings(protocol, cells),
             _branches(cells),
-            Spread.of([100 * score for score in scores[arm].values()]).text if cells else "-",
+            _spread(scores[arm]),
         ]
         for label in labels:
             base = against.get((arm, label))
             difference = None if base is None else paired(scores[arm], scores[base], len(against))
             row += ["-", "-"] if difference is None else [difference.text, difference.verdict]
         row += [
-            _mean(cells, lambda cell: cell.result.seconds),
+            _mean(cells, _training_seconds),
             _mean(cells, lambda cell: None if cell.search is None else cell.search.seconds),
             _structure(cells, finals),
         ]
@@ -129,7 +131,8 @@ def _table(
         "arm", "seeds", "lr, decay, schedule", "branches", "test %", *differences,
         "training s", "search s", "structure", *(("paper %",) if paper else ()),
     )  # fmt: skip
-    notes = (*_NOTES, f"{len(against)} differences: at 95 % each, one in 20 excludes 0 by chance.")
+    chance = f"The table compares {len(against)} pairs of arms: at 95 % each, one in 20 excludes 0 by chance."
+    notes = (*_NOTES, chance) if len(against) > 1 else _NOTES
     return Table(f"{TITLES[question]} {network.name}, {condition.label}", columns, tuple(rows), notes)
 
 
@@ -159,9 +162,15 @@ def _test(cell: ReproducedCell) -> float:
     return cell.result.test_accuracy
 
 
+def _training_seconds(cell: ReproducedCell) -> float:
+    return cell.result.seconds
+
+
+def _spread(scores: Mapping[int, float]) -> str:
+    return Spread.of([100 * score for score in scores.values()]).text
+
+
 def _settings(protocol: Protocol, cells: Mapping[int, ReproducedCell]) -> str:
-    if not cells:
-        return "-"
     found = next(iter(cells.values())).settings
     rates = {each.lr for each in protocol.grid}
     edge = ", end of the grid" if found["lr"] in (min(rates), max(rates)) else ""
@@ -170,7 +179,7 @@ def _settings(protocol: Protocol, cells: Mapping[int, ReproducedCell]) -> str:
 
 def _branches(cells: Mapping[int, ReproducedCell]) -> str:
     counts = sorted({cell.result.branches for cell in cells.values()})
-    return "-" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _mean(cells: Mapping[int, ReproducedCell], figure: Any) -> str:
@@ -188,24 +197,36 @@ def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping
 
 
 def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
-    """Return a table of the gain of the plain network from more steps on the same images; empty without records."""
-    main, plain = protocol.main, QUESTIONS["axes"][0]
+    """Return what the plain network gains from more steps on the same images, beside the branches; or no tables."""
+    main, arms = protocol.main, QUESTIONS["axes"]
+    plain = arms[0]
     longest = max(
         (each for each in protocol.axes if each.images == main.images), key=lambda each: each.epochs or 0, default=main
     )
-    scores = []
-    for condition in (main, longest):
-        cells = _finals(protocol, done, network, condition, (plain,))[plain]
-        scores.append({seed: _test(cell) for seed, cell in cells.items()})
-    gain = None if longest == main else paired(scores[1], scores[0])
+    finals = _finals(protocol, done, network, main, arms)
+    longer = _finals(protocol, done, network, longest, (plain,))[plain]
+    scores = {arm: {seed: _test(cell) for seed, cell in cells.items()} for arm, cells in finals.items()}
+    base = {seed: _test(cell) for seed, cell in longer.items()}
+    gain = None if longest == main else paired(base, scores[plain])
     if gain is None:
         return []
     more = statistics.fmean(gain.values) > MARGIN
     verdict = "no: go by the verdicts of the longer training" if more else "yes"
-    rows = ((plain, f"{len(gain.values)} of {len(protocol.seeds)}", gain.text, verdict),)
+    row = (plain, f"{len(gain.values)} of {len(protocol.seeds)}", gain.text, verdict)
     note = f"Flattened: longer training gains at most {MARGIN:g} points in the mean."
     title = f"Was the training long enough? {network.name}, from {main.label} to {longest.label}"
-    return [Table(title, ("arm", "seeds", "gain in points", "flattened"), rows, (note,))]
+    tables = [Table(title, ("arm", "seeds", "gain in points", "flattened"), (row,), (note,))]
+    differences = {arm: paired(scores[arm], base, len(arms) - 1) for arm in arms[1:]}
+    if not any(differences.values()):
+        return tables
+    rows = [(plain, longest.label, _spread(base), "-", "-", _mean(longer, _training_seconds))]
+    for arm, difference in differences.items():
+        if difference is not None:
+            cells = (main.label, _spread(scores[arm]), difference.text, difference.verdict)
+            rows.append((arm, *cells, _mean(finals[arm], _training_seconds)))
+    columns = ("arm", "condition", "test %", "difference from plain", "verdict", "training s")
+    note = "This comparison is not part of the protocol. It was added when the first records were there."
+    return [*tables, Table(f"More steps instead of branches? {network.name}", columns, tuple(rows), (note,))]
 
 
 def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:
