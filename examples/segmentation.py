@@ -5,7 +5,7 @@
 
 The network classifies every pixel of a noisy crop into four brightness levels of the clean crop. Crops are taken from
 the photographs of scikit-image, or from the two of scikit-learn. Training, validation and test use separate columns of
-each picture, so no pixel is in two of them. Since all share the same few pictures, the scores do not generalise.
+each picture, so no pixel is in two of them. Since all share the same few pictures, the scores do not generalize.
 """
 
 import numpy as np

@@ -18,7 +18,7 @@ _VARIES, _NAMED = re.compile(r"'[^']*'|\d[\d,]*"), 3
 
 
 def summary(facts: Facts) -> str:
-    """Summarise `collapse_facts` in one line."""
+    """Summarize `collapse_facts` in one line."""
     if not facts["changed"]:
         return f"{facts.get('note', 'nothing found that is cheaper as one convolution')}: the model is unchanged"
     convolutions, nodes = facts["convolutions"], facts["nodes"]

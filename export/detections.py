@@ -23,7 +23,7 @@ from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.onnx_graph.proto import name_nodes, opset_of
 from irepdeploy.onnx_graph.written import write_model
 from irepdeploy.reparam.origin import Origin
-from irepdeploy.verify.input_files import normalisation
+from irepdeploy.verify.input_files import normalization
 
 from .exportable import Exportable
 from .job import Form, Job
@@ -88,7 +88,7 @@ def detector_facts(
     detector: Detector, origin: Origin, rule: DetectionRule, baked: Mapping[str, Any] | None = None
 ) -> DetectorFacts:
     """Return a description of the inputs and outputs of a detector, according to the origin of its weights."""
-    mean, std = normalisation(origin.dataset)
+    mean, std = normalization(origin.dataset)
     data = dataset_facts(origin.dataset)
     classes = origin.classes or (() if data is None else data.classes)
     return DetectorFacts.of(detector, origin.input_shape, classes, mean, std, rule, baked)

@@ -37,7 +37,7 @@ from .target.target import Target, target_of
 __all__ = ["OnnxExport"]
 
 _ONNX, _GIVEN = "model.onnx", "given ONNX"
-# The operators of a quantised file are kept, so its outputs are held to the same tolerance as floats.
+# The operators of a quantized file are kept, so its outputs are held to the same tolerance as floats.
 _TOLERANCES = {"fp64": "float32", "fp32": "float32", "int8": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 

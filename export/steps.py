@@ -84,7 +84,7 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
 
 
 def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessing) -> Prepared:
-    """Make every file take uint8 images, and compare it with its previous form on the same images, normalised."""
+    """Make every file take uint8 images, and compare it with its previous form on the same images, normalized."""
     channels, height, width = job.source.origin.input_shape
     size = (height, width, channels) if preprocessing.layout == "nhwc" else (channels, height, width)
     images = np.random.default_rng(0).integers(0, 256, (8, *size), dtype=np.uint8)
@@ -93,7 +93,7 @@ def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessin
     for precision, path in prepared.models.items():
         if path == prepared.onnx and precision != "fp32":
             continue
-        before = Form(f"normalise, then {path.name}", job.run(path, preprocessing(images)))
+        before = Form(f"normalize, then {path.name}", job.run(path, preprocessing(images)))
         baked = with_preprocessing(open_model(path), preprocessing)
         write_model(baked, path, external=prepared.asked.external)
         kept = frozenset(job.certificate.precisions.get(precision, {}).get("kept_float", ()))

@@ -25,7 +25,7 @@ __all__ = ["network_digest", "written_network"]
 def network_digest(source: str | os.PathLike[str] | nn.Module, *, batch: int | None = 1) -> str:
     """Return the `structure_digest` of the exported ONNX of a network.
 
-    Branches and batch normalisation are fused and the rest is collapsed, so that a network with branches and its fused
+    Branches and batch normalization are fused and the rest is collapsed, so that a network with branches and its fused
     form have the same digest. A `batch` of None is dynamic.
     """
     opened = open_source(source)

@@ -43,7 +43,7 @@ def report(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Summarise runs, exports and measurements on one self-contained page, with CSV and Markdown next to it.
+    """Summarize runs, exports and measurements on one self-contained page, with CSV and Markdown next to it.
 
     Examples: irepdeploy report runs results --open; irepdeploy report runs/search --watch --open
     """

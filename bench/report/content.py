@@ -36,7 +36,7 @@ _MOST_PICTURED = 8
 
 @dataclass(frozen=True)
 class Content:
-    """Content of a report. `lede` summarises it in one sentence.
+    """Content of a report. `lede` summarizes it in one sentence.
 
     `sections` come before the latency tables, `later` after them.
     """

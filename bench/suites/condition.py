@@ -13,7 +13,7 @@ from ..subject import RUNNERS
 
 __all__ = ["AS_IT_STANDS", "ENGINE_RUNNER", "Condition", "condition_of", "conditions_for"]
 
-# Runners that execute batch normalisation; for the others the exporter folds it.
+# Runners that execute batch normalization; for the others the exporter folds it.
 AS_IT_STANDS = ("torch", "torch-compile", "torch-graph")
 ENGINE_RUNNER = "trt"
 

@@ -1,4 +1,4 @@
-"""Variants of a row of the paper: batch normalisation kept or folded, branches standing or fused."""
+"""Variants of a row of the paper: batch normalization kept or folded, branches standing or fused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Variant:
             torch.manual_seed(seed)
             net = build(self.row.net) if with_branches else build_plain(self.row.net)
         randomize_statistics(net, seed).eval()
-        # `fuse` alone would leave the batch normalisation after 1x1 convolutions.
+        # `fuse` alone would leave the batch normalization after 1x1 convolutions.
         return folded(net) if self.state in (FOLDED, FUSED) else net
 
 

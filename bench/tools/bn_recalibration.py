@@ -1,4 +1,4 @@
-"""Measure whether candidates should be scored with recalibrated batch-normalisation statistics.
+"""Measure whether candidates should be scored with recalibrated batch-normalization statistics.
 
 The statistics of a supernet are shared: each is an average over the subnets that a branch took part in. Recalibrating
 them for every candidate takes an extra pass over the training images per candidate. This tool measures the benefit: how

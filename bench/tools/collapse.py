@@ -151,7 +151,7 @@ def _onnxruntime(subject: Subject) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder, "optimised.onnx"))
+        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         onnxruntime.InferenceSession(subject.content, options, providers=["CPUExecutionProvider"])
         return onnx.load(options.optimized_model_filepath)

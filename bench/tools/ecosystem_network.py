@@ -194,7 +194,7 @@ def _export(model: nn.Module, size: int) -> dict[str, Any]:
 
 
 def _collapse(model: nn.Module, size: int) -> dict[str, Any]:
-    """Write the network with torch's exporters, keeping its batch normalisation, and collapse that file."""
+    """Write the network with torch's exporters, keeping its batch normalization, and collapse that file."""
     with tempfile.TemporaryDirectory(prefix="irepdeploy-") as folder:
         file = Path(folder, "torch.onnx")
         reason = _written(model, size, file)

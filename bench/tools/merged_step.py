@@ -24,7 +24,7 @@ import torch
 from irepdeploy.console import table
 from irepdeploy.recipe import load_recipe
 from irepdeploy.reparam.block import Step
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.reparam.step import set_step
 from irepdeploy.runs.spread import student_interval
 from irepdeploy.search.execution.shipped import recipe_path

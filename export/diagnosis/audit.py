@@ -40,7 +40,7 @@ class Asked:
         kept: Names of the nodes that stay in a higher precision on purpose.
         opset: Expected opset. Default: the target's.
         given: Whether the file was not written here: any opset, IR version, precision and size that the target accepts
-            are then allowed, and so are batch normalisations and nodes without names.
+            are then allowed, and so are batch normalizations and nodes without names.
         axes: Batch axis by input and output. Default: the first.
         external: Whether the weights are in a file next to it.
     """
@@ -168,13 +168,13 @@ def _nodes(view: View, target: Target, given: bool) -> Iterator[str]:
 
 
 def _left_behind(view: View) -> Iterator[str]:
-    """Yield batch normalisations that could be folded into the convolution before them."""
+    """Yield batch normalizations that could be folded into the convolution before them."""
     returned = {value.name for value in view.model.graph.output}
     for node in view.nodes:
         name = node.input[0] if node.op_type == "BatchNormalization" else ""
         before = view.producers.get(name)
         if before is not None and before.op_type == "Conv" and len(view.readers[name]) == 1 and name not in returned:
-            yield f"batch normalisation {node.name} was left behind the convolution {before.name}"
+            yield f"batch normalization {node.name} was left behind the convolution {before.name}"
 
 
 def _precision(view: View, graph: str, kept: frozenset[str]) -> Iterator[str]:
@@ -182,16 +182,16 @@ def _precision(view: View, graph: str, kept: frozenset[str]) -> Iterator[str]:
     for node in view.nodes:
         if node.op_type not in _WEIGHTED or node.name in kept:
             continue
-        quantised = view.producers.get(node.input[1])
+        quantized = view.producers.get(node.input[1])
         tensor = view.constants.get(node.input[1])
         if graph == "int8 Q/DQ":
-            if quantised is None or quantised.op_type != "DequantizeLinear":
-                yield f"{node.name}: weights that are not quantised"
+            if quantized is None or quantized.op_type != "DequantizeLinear":
+                yield f"{node.name}: weights that are not quantized"
         elif tensor is not None and tensor.data_type != (_HALF if graph == "float16" else _FLOAT):
             kind = onnx.TensorProto.DataType.Name(tensor.data_type)
             yield f"{node.name}: weights of {kind} in a {graph} graph"
-        elif quantised is not None and quantised.op_type == "DequantizeLinear":
-            yield f"{node.name}: quantised weights in a {graph} graph"
+        elif quantized is not None and quantized.op_type == "DequantizeLinear":
+            yield f"{node.name}: quantized weights in a {graph} graph"
 
 
 def _checker(model: bytes | str | os.PathLike[str]) -> Iterator[str]:

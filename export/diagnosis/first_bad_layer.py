@@ -19,7 +19,7 @@ from irepdeploy.onnx_graph.shapes import tensor_types
 from irepdeploy.reparam.comparator import Tolerance
 from irepdeploy.verify.samples import batch_size, fed, mapped
 
-from ..precision.equalise import equalised_like
+from ..precision.equalize import equalized_like
 from ..precision.inference import run_parts, with_outputs
 from .layer_calls import run_layers
 from .layer_error import Add, LayerError, Place, first_beyond
@@ -41,11 +41,11 @@ def first_bad_layer(
     """Find the first node whose output differs between two ONNX models.
 
     Tensors correspond if they have the same name, else if nodes of the same name and operator produce them; tensors
-    without a counterpart are skipped. If the result was quantised after equalisation, the reference is equalised too,
+    without a counterpart are skipped. If the result was quantized after equalization, the reference is equalized too,
     since its hidden maps have other scales otherwise. `inputs` are (N, ...) by name.
     """
     b = open_model(result)
-    a = equalised_like(open_model(reference), b)
+    a = equalized_like(open_model(reference), b)
     full = _filled(inputs, a, b)
 
     def run(places: Sequence[Place], add: Add) -> None:
@@ -64,7 +64,7 @@ def first_bad_module(
     """Find the first module whose output differs between a network and its ONNX model.
 
     A module corresponds to the node named after its path, with a number appended for every repeated call. A batch
-    normalisation without a node was folded into the module before it, which then has its output. `inputs` are (N, ...)
+    normalization without a node was folded into the module before it, which then has its output. `inputs` are (N, ...)
     by name of the ONNX's input.
     """
     b = open_model(result)
@@ -109,10 +109,10 @@ def _common(a: onnx.ModelProto, b: onnx.ModelProto) -> list[Place]:
 
 
 def _rounded(model: onnx.ModelProto) -> dict[str, str]:
-    """Map each quantised tensor to its dequantised form; with a zero point, a ReLU is part of the rounding."""
+    """Map each quantized tensor to its dequantized form; with a zero point, a ReLU is part of the rounding."""
     floats = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    quantised = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    return {name: floats[integers] for name, integers in quantised.items() if integers in floats}
+    quantized = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    return {name: floats[integers] for name, integers in quantized.items() if integers in floats}
 
 
 def _float_outputs(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, int]]:

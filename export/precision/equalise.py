@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: scale the channels of hidden feature maps to similar ranges without changing the outputs.
+"""Cross-layer equalization: scale the channels of hidden feature maps to similar ranges without changing the outputs.
 
 If only one layer reads the output of another, through operators f with f(s x) = s f(x) for s > 0 (ReLU, pools),
 channel i can be divided by any s_i > 0 in the first layer and multiplied by it in the second. With r1_i and r2_i the
@@ -23,7 +23,7 @@ from irepdeploy.onnx_graph.proto import attribute_of
 
 from .inference import arrays_of
 
-__all__ = ["Pair", "equalised", "equalised_like", "hidden_pairs", "rescaled"]
+__all__ = ["Pair", "equalized", "equalized_like", "hidden_pairs", "rescaled"]
 
 Array = np.ndarray[Any, Any]
 
@@ -43,8 +43,8 @@ class Pair:
     channels: int
 
 
-def equalised(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[Pair, Array]]:
-    """Equalise every hidden map of a copy of a float32 model; return it and the s_i, (C,) float64, of each map."""
+def equalized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[Pair, Array]]:
+    """Equalize every hidden map of a copy of a float32 model; return it and the s_i, (C,) float64, of each map."""
     pairs = hidden_pairs(model)
     nodes, arrays = _nodes(model), arrays_of(model)
     peaks = {
@@ -82,11 +82,11 @@ def rescaled(model: onnx.ModelProto, factors: Mapping[Pair, Array]) -> onnx.Mode
     return result
 
 
-def equalised_like(reference: onnx.ModelProto, result: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the reference, or its equalised form if the quantised weights of `result` are closer to that."""
+def equalized_like(reference: onnx.ModelProto, result: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the reference, or its equalized form if the quantized weights of `result` are closer to that."""
     if not any(node.op_type == "DequantizeLinear" for node in result.graph.node):
         return reference
-    other, factors = equalised(reference)
+    other, factors = equalized(reference)
     changed = {pair.first for pair, scale in factors.items() if (scale != 1).any()}
     weights = [_weights_of(model, changed) for model in (reference, other, result)]
     distances = [
@@ -122,18 +122,18 @@ def hidden_pairs(model: onnx.ModelProto) -> list[Pair]:
 
 
 def _weights_of(model: onnx.ModelProto, layers: set[str]) -> dict[str, Array]:
-    """Return the weights of these nodes, dequantised."""
+    """Return the weights of these nodes, dequantized."""
     arrays = arrays_of(model)
     made = {node.output[0]: node for node in model.graph.node}
     found = {}
     for node in model.graph.node:
         if node.name in layers:
             name = node.input[1]
-            found[node.name] = arrays[name] if name in arrays else _dequantised(made[name], arrays)
+            found[node.name] = arrays[name] if name in arrays else _dequantized(made[name], arrays)
     return found
 
 
-def _dequantised(node: onnx.NodeProto, arrays: Mapping[str, Array]) -> Array:
+def _dequantized(node: onnx.NodeProto, arrays: Mapping[str, Array]) -> Array:
     weight, scale, *zero = (arrays[name] for name in node.input if name)
     shape = [1] * weight.ndim
     if scale.size > 1:

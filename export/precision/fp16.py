@@ -64,7 +64,7 @@ _BN = "BatchNormalization"
 def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with float16 weights and activations, and a Cast after each input and before each output.
 
-    The statistics of a batch normalisation are first folded, in float64, into its scale and shift, since they may
+    The statistics of a batch normalization are first folded, in float64, into its scale and shift, since they may
     exceed fp16 even if scale and shift do not. `kept_float` returns the operators that stay float32.
     """
     wide = [tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.DOUBLE]
@@ -75,7 +75,7 @@ def half_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     half.CopyFrom(model)
     unique = functools.partial(distinct_name, taken=_names_in(half.graph))
     _constants_as_initializers(half.graph)
-    _fold_normalisations(half.graph, constants, unique)
+    _fold_normalizations(half.graph, constants, unique)
     kinds = _kinds(half)
     _check_overflow(half.graph, constants, kinds)
     _Converter(half, kinds, unique).convert()
@@ -99,7 +99,7 @@ def kept_float(model: onnx.ModelProto) -> dict[str, str]:
 def float_constants(model: onnx.ModelProto) -> dict[str, dict[str, Array]]:
     """Return the float constants of each node, by node and by name of the tensor.
 
-    For a batch normalisation these are its effective scale and shift, (C,) float64.
+    For a batch normalization these are its effective scale and shift, (C,) float64.
     """
     arrays = {name: array for name, array in arrays_of(model).items() if array.dtype == np.float32}
     found: dict[str, dict[str, Array]] = {}
@@ -140,13 +140,13 @@ def _refuse_overflow(layer: str, name: str, values: Array) -> None:
 def _scale_and_shift(node: onnx.NodeProto, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
     """Return scale and shift of y = x * scale + shift."""
     if any(name not in arrays for name in node.input[1:5]) or attribute_of(node, "training_mode", 0):
-        raise ModelError("the statistics of this batch normalisation are not constants", where=node.name)
+        raise ModelError("the statistics of this batch normalization are not constants", where=node.name)
     gamma, beta, mean, var = (arrays[name].astype(np.float64) for name in node.input[1:5])
     scale = gamma / np.sqrt(var + attribute_of(node, "epsilon", 1e-5))
     return scale, beta - mean * scale
 
 
-def _fold_normalisations(graph: onnx.GraphProto, constants: Mapping[str, Mapping[str, Array]], unique: Unique) -> None:
+def _fold_normalizations(graph: onnx.GraphProto, constants: Mapping[str, Mapping[str, Array]], unique: Unique) -> None:
     for node in graph.node:
         if node.op_type != _BN:
             continue

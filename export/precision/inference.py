@@ -74,7 +74,7 @@ def free_batch(inputs: Mapping[str, Array]) -> int:
 
 
 def arrays_of(model: onnx.ModelProto) -> dict[str, Array]:
-    """Return the initialisers by name."""
+    """Return the initializers by name."""
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 

@@ -1,8 +1,8 @@
-"""Quantise a float32 ONNX model to explicit QuantizeLinear and DequantizeLinear with onnxruntime's quantiser.
+"""Quantize a float32 ONNX model to explicit QuantizeLinear and DequantizeLinear with onnxruntime's quantizer.
 
 Weights are int8, symmetric, with one scale for each output channel. The rest depends on the runtime. TensorRT takes
 symmetric activations at the inputs of convolutions and linear layers, fuses a convolution with the ReLU after it, and
-its parser refuses int32 biases. ONNX Runtime computes in integers if all of a layer is quantised, bias and output
+its parser refuses int32 biases. ONNX Runtime computes in integers if all of a layer is quantized, bias and output
 included; with a zero point, the ReLU becomes part of the rounding.
 """
 
@@ -25,7 +25,7 @@ from .fp16 import float32_parts
 from .inference import Inputs, arrays_of
 from .ranges import tensor_ranges
 
-__all__ = ["ACTIVATIONS", "Ranges", "quantisable", "quantized"]
+__all__ = ["ACTIVATIONS", "Ranges", "quantizable", "quantized"]
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -61,8 +61,8 @@ def quantized(
     return result
 
 
-def quantisable(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the convolutions and linear layers with constant weights, which can be quantised."""
+def quantizable(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the convolutions and linear layers with constant weights, which can be quantized."""
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     return [node.name for node in model.graph.node if node.op_type in _OPERATORS and node.input[1] in weights]
 
@@ -70,9 +70,9 @@ def quantisable(model: onnx.ModelProto) -> list[str]:
 def _check(model: onnx.ModelProto, keep_float: Collection[str], activations: str) -> None:
     if activations not in ACTIVATIONS:
         raise InputError(f"no activations {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}")
-    layers = quantisable(model)
+    layers = quantizable(model)
     if not layers:
-        raise ModelError("nothing to quantise: it has no convolution or linear layer with constant weights")
+        raise ModelError("nothing to quantize: it has no convolution or linear layer with constant weights")
     unknown = sorted(set(keep_float) - set(layers))
     if unknown:
         raise InputError(f"no layer {unknown[0]!r} that could be kept in float", hint=f"one of {', '.join(layers)}")
@@ -82,7 +82,7 @@ def _check(model: onnx.ModelProto, keep_float: Collection[str], activations: str
 
 
 def _refuse_what_is_not_finite(model: onnx.ModelProto, ranges: Ranges) -> None:
-    # An infinite scale turns everything into zero, and the quantiser does not complain.
+    # An infinite scale turns everything into zero, and the quantizer does not complain.
     arrays = arrays_of(model)
     for node in model.graph.node:
         for name in node.input[1:] if node.op_type in _OPERATORS else ():
@@ -96,7 +96,7 @@ def _refuse_what_is_not_finite(model: onnx.ModelProto, ranges: Ranges) -> None:
 def _by_onnxruntime(
     model: onnx.ModelProto, keep_float: Collection[str], ranges: Ranges, per_channel: bool, symmetric: bool
 ) -> onnx.ModelProto:
-    """Run the quantiser on a copy in memory."""
+    """Run the quantizer on a copy in memory."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
     prepared = _prepared(model)
@@ -126,7 +126,7 @@ def _by_onnxruntime(
 
 
 def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model with the type of every tensor, and the mark without which the quantiser uses temporary files."""
+    """Copy a model with the type of every tensor, and the mark without which the quantizer uses temporary files."""
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     del prepared.graph.value_info[:]
@@ -139,7 +139,7 @@ def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
 def _read_floats(model: onnx.ModelProto, layers: Collection[str], rectified: Collection[str]) -> None:
     """Let layers that stay float read the tensor itself instead of its rounded form.
 
-    The quantiser removes a ReLU where rounding to uint8 cuts off negative values. Layers that read one of the
+    The quantizer removes a ReLU where rounding to uint8 cuts off negative values. Layers that read one of the
     `rectified` tensors without that rounding get the ReLU back.
     """
     producers = {output: node for node in model.graph.node for output in node.output}
@@ -190,7 +190,7 @@ def _restore(result: onnx.ModelProto, model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the quantiser, which writes advice for its caller to the root logger."""
+    """Silence the quantizer, which writes advice for its caller to the root logger."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Report of a quantisation: its loss, layer by layer, and the measures taken."""
+"""Report of a quantization: its loss, layer by layer, and the measures taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from irepdeploy.board.json_values import json_safe
 from irepdeploy.reparam.comparator import Tolerance, compare_outputs
 
-__all__ = ["Equalisation", "Int8Layer", "Int8Loss", "Int8Report", "finite", "loss_between", "sqnr_db"]
+__all__ = ["Equalization", "Int8Layer", "Int8Loss", "Int8Report", "finite", "loss_between", "sqnr_db"]
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
@@ -62,13 +62,13 @@ class Int8Loss:
 
 @dataclass(frozen=True)
 class Int8Layer:
-    """A layer that can be quantised.
+    """A layer that can be quantized.
 
     Args:
         tensor_db: SQNR of its weights in int8 with a single scale; None if int8 is exact.
         channel_db: SQNR with one scale for each output channel.
         worst_channel_db: Smallest SQNR of any channel with a single scale.
-        alone_db: Logit SQNR if only this layer is quantised; None if the sensitivity pass was not needed.
+        alone_db: Logit SQNR if only this layer is quantized; None if the sensitivity pass was not needed.
     """
 
     layer: str
@@ -81,14 +81,14 @@ class Int8Layer:
 
 
 @dataclass(frozen=True)
-class Equalisation:
-    """Effect of cross-layer equalisation.
+class Equalization:
+    """Effect of cross-layer equalization.
 
     Args:
         kept: Whether it raised the logit SQNR on 32 calibration inputs by 0.5 dB and was kept.
         maps: Number of hidden maps that it changed.
         largest_factor: Largest factor of a channel, up or down.
-        max_rel_error: Error of the equalised float32 model relative to the model.
+        max_rel_error: Error of the equalized float32 model relative to the model.
     """
 
     kept: bool
@@ -101,7 +101,7 @@ class Equalisation:
 
 @dataclass(frozen=True)
 class Int8Report:
-    """Description of a quantised model.
+    """Description of a quantized model.
 
     Args:
         measured_on: Description of the evaluation inputs; never a test set.
@@ -110,7 +110,7 @@ class Int8Report:
 
     loss: Int8Loss
     layers: tuple[Int8Layer, ...]
-    equalisation: Equalisation
+    equalization: Equalization
     calibration: dict[str, Any]
     measured_on: dict[str, Any]
     max_drop: float
@@ -136,7 +136,7 @@ class Int8Report:
             "measured_on": self.measured_on,
             "calibration": self.calibration,
             "kept_float": list(self.kept_float),
-            "equalisation": asdict(self.equalisation),
+            "equalisation": asdict(self.equalization),
             "size_bytes": {"float32": self.size_bytes[0], "int8": self.size_bytes[1]},
             "notes": list(self.notes),
             "layers": [asdict(layer) for layer in self.layers],

@@ -98,7 +98,7 @@ def write_int8(
     max_drop: float,
     external: bool = False,
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Write an explicitly quantised int8 model that loses at most `max_drop` percentage points.
+    """Write an explicitly quantized int8 model that loses at most `max_drop` percentage points.
 
     Return the entry of the certificate, and the layers that stay float.
     """
@@ -108,9 +108,9 @@ def write_int8(
     result, found = int8_model(model, data, max_drop=max_drop, activations=activations)
     write_model(result, path, external=external)
     entry = found.to_dict()
-    # ONNX Runtime has no transposed convolution of integers, and the quantiser leaves them alone.
+    # ONNX Runtime has no transposed convolution of integers, and the quantizer leaves them alone.
     left = [node.name for node in result.graph.node if node.op_type == "ConvTranspose"]
     if left:
         entry["kept_float"] = [*entry["kept_float"], *left]
-        entry["notes"] = [*entry["notes"], f"not quantised: {counted(len(left), 'transposed convolution')}"]
+        entry["notes"] = [*entry["notes"], f"not quantized: {counted(len(left), 'transposed convolution')}"]
     return entry, frozenset(entry["kept_float"])

@@ -1,6 +1,6 @@
 """Measure the ranges of weights and activations on real inputs, and compare them with fp16.
 
-The largest fp16 number is 65504; below 2^-14 it loses bits. The figures of a batch normalisation are those of its
+The largest fp16 number is 65504; below 2^-14 it loses bits. The figures of a batch normalization are those of its
 effective scale and shift, which every runtime computes with.
 """
 
@@ -134,7 +134,7 @@ def range_report(model: onnx.ModelProto | bytes, inputs: Inputs, kept: Iterable[
 
 
 def tensor_ranges(model: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[float, float]]:
-    """Measure the minimum and maximum of every float32 tensor except initialisers, over all inputs.
+    """Measure the minimum and maximum of every float32 tensor except initializers, over all inputs.
 
     The extremes are computed inside the graph, so that only one batch of activations is in memory.
     """

@@ -1,4 +1,4 @@
-"""Quantise to int8 within a budget, keeping the most sensitive layers in float until the loss is small enough."""
+"""Quantize to int8 within a budget, keeping the most sensitive layers in float until the loss is small enough."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.verify.samples import Inputs, mapped
 
 from .calibration import CalibrationData
-from .equalise import equalised
+from .equalize import equalized
 from .inference import arrays_of, outputs_of
-from .int8 import Ranges, quantisable, quantized
-from .int8_report import Equalisation, Int8Layer, Int8Loss, Int8Report, finite, loss_between, sqnr_db
+from .int8 import Ranges, quantizable, quantized
+from .int8_report import Equalization, Int8Layer, Int8Loss, Int8Report, finite, loss_between, sqnr_db
 from .ranges import tensor_ranges
 
 __all__ = ["int8_model"]
@@ -38,13 +38,13 @@ def int8_model(
     *,
     max_drop: float = 0.5,
     activations: str = "int8",
-    equalise: bool = True,
+    equalize: bool = True,
     report: Callable[[str], None] = lambda step: None,
 ) -> tuple[onnx.ModelProto, Int8Report]:
-    """Quantise a model with a loss of at most `max_drop` percentage points.
+    """Quantize a model with a loss of at most `max_drop` percentage points.
 
-    Weights are int8 per channel, equalised if that raises the logit SQNR on the calibration inputs by 0.5 dB. If the
-    loss is still too large, each layer is quantised alone to measure its cost, and bisection finds how few of the
+    Weights are int8 per channel, equalized if that raises the logit SQNR on the calibration inputs by 0.5 dB. If the
+    loss is still too large, each layer is quantized alone to measure its cost, and bisection finds how few of the
     costliest must stay float32. The loss is that of accuracy if `data` has labels, else of agreement with float32.
 
     Args:
@@ -52,7 +52,7 @@ def int8_model(
         data: Inputs for calibration and evaluation.
         max_drop: Largest loss in percentage points.
         activations: "int8" for TensorRT, "uint8" for ONNX Runtime.
-        equalise: Whether to try cross-layer equalisation.
+        equalize: Whether to try cross-layer equalization.
         report: Function called with each step.
 
     Raises:
@@ -61,9 +61,9 @@ def int8_model(
     if not (isinstance(max_drop, int | float) and math.isfinite(max_drop) and max_drop >= 0):
         raise InputError(f"expected max_drop in percentage points, at least 0, got {max_drop!r}", where="--max-drop")
     search = _Search(model, data, max_drop, activations, report)
-    if equalise:
-        search.equalise()
-    result, loss, kept = search.quantise()
+    if equalize:
+        search.equalize()
+    result, loss, kept = search.quantize()
     return result, search.describe(result, loss, kept)
 
 
@@ -79,15 +79,15 @@ class _Search:
         self.model, self.data, self.max_drop = model, data, max_drop
         self.activations, self.report = activations, report
         self.original = model
-        self.layers = quantisable(model)
+        self.layers = quantizable(model)
         self.ranges: Ranges = tensor_ranges(model, data.calibration.array)
         self.reference = outputs_of(model, data.evaluation.array)
-        self.equalisation = Equalisation(kept=False, maps=0)
+        self.equalization = Equalization(kept=False, maps=0)
         self.alone: dict[str, float] = {}
 
-    def equalise(self) -> None:
-        """Continue with the equalised model if that raises the logit SQNR."""
-        other, factors = equalised(self.model)
+    def equalize(self) -> None:
+        """Continue with the equalized model if that raises the logit SQNR."""
+        other, factors = equalized(self.model)
         changed = [scale for scale in factors.values() if (scale != 1).any()]
         if not changed:
             return
@@ -100,12 +100,12 @@ class _Search:
         error = max(relative_error(plain[name], same[name]) for name in plain)
         kept = after > before + _WORTH_DB and error <= _SAME
         largest = max(float(np.maximum(scale, 1 / scale).max()) for scale in changed)
-        self.equalisation = Equalisation(kept, len(changed), largest, finite(before), finite(after), error)
-        self.report(f"equalisation: logit SQNR {before:.1f} -> {after:.1f} dB, {'kept' if kept else 'not kept'}")
+        self.equalization = Equalization(kept, len(changed), largest, finite(before), finite(after), error)
+        self.report(f"equalization: logit SQNR {before:.1f} -> {after:.1f} dB, {'kept' if kept else 'not kept'}")
         if kept:
             self.model, self.ranges = other, ranges
 
-    def quantise(self) -> tuple[onnx.ModelProto, Int8Loss, Collection[str]]:
+    def quantize(self) -> tuple[onnx.ModelProto, Int8Loss, Collection[str]]:
         """Find by bisection the model with as few layers in float as possible."""
         result = self._try(())
         if result[1].within(self.max_drop):
@@ -145,7 +145,7 @@ class _Search:
         return Int8Report(
             loss=loss,
             layers=tuple(self._layers(kept)),
-            equalisation=self.equalisation,
+            equalization=self.equalization,
             calibration=self.data.calibration.to_dict(),
             measured_on={**self.data.evaluation.to_dict(), "labels": self.data.labels is not None},
             max_drop=self.max_drop,
@@ -170,7 +170,7 @@ class _Search:
         return found
 
     def _ranked(self) -> list[str]:
-        """Return the layers, costliest first: those with the smallest logit SQNR when quantised alone."""
+        """Return the layers, costliest first: those with the smallest logit SQNR when quantized alone."""
         array = _probes(self.data.evaluation.array)
         plain = {name: output[:_PROBES] for name, output in self.reference.items()}
         for index, layer in enumerate(self.layers, start=1):

@@ -67,7 +67,7 @@ class Preprocessing:
         return cls(tuple(mean), tuple(std), **given)
 
     def __call__(self, images: Array) -> Array:
-        """Normalise uint8 arrays (N, H, W, C) or (N, C, H, W) to (N, C, H, W) float32, rounding once."""
+        """Normalize uint8 arrays (N, H, W, C) or (N, C, H, W) to (N, C, H, W) float32, rounding once."""
         planes = images.astype(np.float64)
         if self.layout == "nhwc":
             planes = planes.transpose(0, 3, 1, 2)

@@ -36,7 +36,7 @@ class Settings:
             text such as "1x3x224x224" are accepted too. None: the inputs that the network declares.
         output_names: Names of the outputs in order. None: those that the network declares.
         bake_preprocess: Layout and channel order, such as ``nhwc,bgr``, of the uint8 images that the file takes. None:
-            it takes normalised floats.
+            it takes normalized floats.
         mean: Mean of each channel, for baking. None: that of the data set on which the network was trained.
         std: Standard deviation of each channel, in the same form.
         tf32: Allow float32 layers of an engine to round to TF32.
@@ -132,7 +132,7 @@ class Settings:
             data = dataset_facts(origin.dataset)
             if data is None:
                 raise InputError(
-                    "the normalisation of the images is unknown",
+                    "the normalization of the images is unknown",
                     where="--bake-preprocess",
                     hint="add --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, the values used in training",
                 )

@@ -48,7 +48,7 @@ _FORMS = frozenset(
         "bias as int32 DequantizeLinear",
         "Clip bounds computed",
         "float64 tensor",
-        "quantised to uint8",
+        "quantized to uint8",
         "Resize by cubic or cropping",
         "uint8 input not cast",
         "zero point not zero",

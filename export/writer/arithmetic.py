@@ -1,4 +1,4 @@
-"""ONNX handlers for arithmetic, matrix products, reductions and normalisations of tensors."""
+"""ONNX handlers for arithmetic, matrix products, reductions and normalizations of tensors."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def layer_norm(
     bias: Value | None = None,
     eps: float = 1e-5,
 ) -> Value:
-    """Write layer normalisation over the last dimensions."""
+    """Write layer normalization over the last dimensions."""
     rank = len(input.shape)
     dims = list(range(rank - len(normalized_shape), rank))
     return _affine(emit, _standardised(emit, input, dims, eps, last=weight is None and bias is None), weight, bias)
@@ -243,7 +243,7 @@ def group_norm(
     bias: Value | None = None,
     eps: float = 1e-5,
 ) -> Value:
-    """Write group normalisation."""
+    """Write group normalization."""
     n, c, *rest = input.shape
     apart = reshaped(emit, input, (n, num_groups, c // num_groups * math.prod(rest)), "groups")
     level = reshaped(emit, _standardised(emit, apart, [2], eps), input.shape, "joined")
@@ -252,9 +252,9 @@ def group_norm(
 
 
 def instance_norm(emit: Emitter, module: Any, x: Value) -> Value:
-    """Write instance normalisation."""
+    """Write instance normalization."""
     if module.track_running_stats:
-        raise emit.refuse("instance normalisation with running statistics is not supported")
+        raise emit.refuse("instance normalization with running statistics is not supported")
     channels = x.shape[1]
     gamma = torch.ones(channels) if module.weight is None else module.weight
     beta = torch.zeros(channels) if module.bias is None else module.bias
@@ -314,5 +314,5 @@ def _affine(emit: Emitter, x: Value, weight: Value | None, bias: Value | None) -
 
 def _column(emit: Emitter, weights: Value, behind: int) -> Value:
     if weights.tensor is None:
-        raise emit.refuse("normalisation with computed weights is not supported")
+        raise emit.refuse("normalization with computed weights is not supported")
     return emit.weight(weights.name.rpartition(".")[2], weights.tensor.reshape(-1, *[1] * behind), object())

@@ -17,7 +17,7 @@ import irepdeploy
 from irepdeploy.errors import ModelError
 from irepdeploy.onnx_graph.proto import distinct_name, drop_unread
 
-__all__ = ["BATCH", "FREE", "Emitter", "NeedsOpset", "Normalisation", "OnnxGraph", "Value"]
+__all__ = ["BATCH", "FREE", "Emitter", "NeedsOpset", "Normalization", "OnnxGraph", "Value"]
 
 # Placeholder for a dynamic size, and the name of the dynamic batch dimension in the file.
 FREE = -1
@@ -153,8 +153,8 @@ class OnnxGraph:
         drop_unread(graph)
 
 
-class Normalisation(NamedTuple):
-    """Statistics and weights of a batch normalisation; `key` identifies it."""
+class Normalization(NamedTuple):
+    """Statistics and weights of a batch normalization; `key` identifies it."""
 
     mean: torch.Tensor
     var: torch.Tensor
@@ -164,8 +164,8 @@ class Normalisation(NamedTuple):
     key: Hashable
 
     @classmethod
-    def of(cls, module: Any) -> Normalisation:
-        """Return the normalisation of a torch module with running statistics."""
+    def of(cls, module: Any) -> Normalization:
+        """Return the normalization of a torch module with running statistics."""
         statistics = (module.running_mean, module.running_var)
         return cls(*statistics, module.weight, module.bias, module.eps, id(module))
 
@@ -177,13 +177,13 @@ class Emitter:
     Args:
         name: Path of the module, or of the function within its module.
         found: Result of the operator: a Value, or a tuple of Values.
-        folded: Batch normalisations to fold into a convolution, in order.
+        folded: Batch normalizations to fold into a convolution, in order.
     """
 
     graph: OnnxGraph
     name: str
     found: Value | tuple[Value, ...]
-    folded: tuple[Normalisation, ...] = ()
+    folded: tuple[Normalization, ...] = ()
 
     @property
     def parts(self) -> tuple[Value, ...]:

@@ -200,7 +200,7 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.Unflatten: _as_function(torch.flatten),
 }
 
-# Identities in eval mode: a batch normalisation after one can still be folded.
+# Identities in eval mode: a batch normalization after one can still be folded.
 PASSED_THROUGH: set[object] = {nn.Identity, nn.Dropout, nn.Dropout2d, F.dropout, "contiguous"}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from irepdeploy.reparam import algebra
 
-from .graph import Emitter, Normalisation, Value
+from .graph import Emitter, Normalization, Value
 from .pools import times
 from .resize import padded
 from .shapes import Size
@@ -44,7 +44,7 @@ def conv_function(
     if emit.folded:
         kernels, biases = weight.tensor, None if bias is None else bias.tensor
         if kernels is None or (bias is not None and biases is None):
-            raise emit.refuse("batch normalisation after a convolution with a computed kernel is not supported")
+            raise emit.refuse("batch normalization after a convolution with a computed kernel is not supported")
         folded, shift = _fold(kernels, biases, emit.folded)
         assert shift is not None
         weight, bias = emit.weight("weight", folded, object()), emit.weight("bias", shift, object())
@@ -88,10 +88,10 @@ def conv_transpose_function(
 
 
 def batch_norm(emit: Emitter, module: Any, x: Value) -> Value:
-    """Write batch normalisation with running statistics."""
+    """Write batch normalization with running statistics."""
     if module.running_mean is None or module.running_var is None:
-        raise emit.refuse("batch normalisation without running statistics depends on the batch")
-    return _batch_norm(emit, x, Normalisation.of(module))
+        raise emit.refuse("batch normalization without running statistics depends on the batch")
+    return _batch_norm(emit, x, Normalization.of(module))
 
 
 def batch_norm_function(
@@ -105,12 +105,12 @@ def batch_norm_function(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Value:
-    """Write functional batch normalisation with running statistics."""
+    """Write functional batch normalization with running statistics."""
     given = (None if value is None else value.tensor for value in (running_mean, running_var, weight, bias))
     mean, var, gamma, beta = given
     if training or mean is None or var is None:
-        raise emit.refuse("batch normalisation without running statistics depends on the batch")
-    return _batch_norm(emit, input, Normalisation(mean, var, gamma, beta, eps, object()))
+        raise emit.refuse("batch normalization without running statistics depends on the batch")
+    return _batch_norm(emit, input, Normalization(mean, var, gamma, beta, eps, object()))
 
 
 def linear(emit: Emitter, module: nn.Linear, x: Value) -> Value:
@@ -147,9 +147,9 @@ def _conv(emit: Emitter, inputs: list[Value], stride: Size, padding: Size | str,
 
 
 def _fold(
-    weight: torch.Tensor, bias: torch.Tensor | None, bns: Sequence[Normalisation]
+    weight: torch.Tensor, bias: torch.Tensor | None, bns: Sequence[Normalization]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Fold batch normalisations into a kernel and bias, in float64 and rounded once."""
+    """Fold batch normalizations into a kernel and bias, in float64 and rounded once."""
     if not bns:
         return weight, bias
     kernel, shift = weight.detach().double(), _wide(bias)
@@ -161,7 +161,7 @@ def _fold(
     return kernel.to(weight.dtype), shift.to(weight.dtype)
 
 
-def _scale_shift(bn: Normalisation) -> tuple[torch.Tensor, torch.Tensor]:
+def _scale_shift(bn: Normalization) -> tuple[torch.Tensor, torch.Tensor]:
     mean, var = bn.mean.detach().double(), bn.var.detach().double()
     return algebra.bn_scale_shift(_wide(bn.weight), _wide(bn.bias), mean, var, bn.eps)
 
@@ -170,7 +170,7 @@ def _wide(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.detach().double()
 
 
-def _batch_norm(emit: Emitter, x: Value, bn: Normalisation) -> Value:
+def _batch_norm(emit: Emitter, x: Value, bn: Normalization) -> Value:
     rank = len(x.shape)
     if rank != 4:
         # Parsers disagree on BatchNormalization of inputs other than 4-D.

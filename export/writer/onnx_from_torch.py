@@ -22,7 +22,7 @@ from irepdeploy.onnx_graph.written import serialized
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.runtime.torch_runner import flattened
 
-from .graph import FREE, Emitter, Normalisation, OnnxGraph, Value
+from .graph import FREE, Emitter, Normalization, OnnxGraph, Value
 from .handlers import BY_SHAPE, MODULES, PASSED_THROUGH, handler_of
 from .trace import VARYING, Trace, trace_network
 
@@ -46,7 +46,7 @@ def onnx_from_torch(
 ) -> onnx.ModelProto:
     """Write a network in eval mode as an ONNX model.
 
-    A batch normalisation that is the only consumer of a convolution or a linear layer is folded into it, in float64
+    A batch normalization that is the only consumer of a convolution or a linear layer is folded into it, in float64
     and rounded once. Nodes are named after the module tree (``layer1.0.conv1``), weights after their node
     (``layer1.0.conv1.weight``). The same network gives the same bytes (`serialized`).
 
@@ -127,7 +127,7 @@ def _write(
     trace: Trace,
     node: torch.fx.Node,
     values: dict[torch.fx.Node, Any],
-    folded: tuple[Normalisation, ...],
+    folded: tuple[Normalization, ...],
 ) -> Any:
     name, module = _name(node, trace), trace.module_of(node)
     if node not in trace.found:
@@ -149,23 +149,23 @@ def _write(
         raise ModelError(f"unsupported arguments: {one_line(error)}", where=name) from error
 
 
-def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisation]]:
-    """Return the batch normalisations that can be folded into each convolution and linear layer."""
+def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalization]]:
+    """Return the batch normalizations that can be folded into each convolution and linear layer."""
     found = {}
     for conv in trace.nodes:
         kind = type(trace.module_of(conv))
         if kind not in (*_CONVOLUTIONS, nn.Linear) and conv.target not in _LAYER_FUNCTIONS:
             continue
         if (kind is nn.Linear or conv.target is torch.nn.functional.linear) and len(trace.found[conv].shape) != 2:
-            # The normalisation acts on the second dimension, which is not that of the weights.
+            # The normalization acts on the second dimension, which is not that of the weights.
             continue
         folded = {}
         node = conv
         while len(node.users) == 1:
             node = next(iter(node.users))
-            normalisation = _normalisation(trace, node)
-            if normalisation is not None:
-                folded[node] = normalisation
+            normalization = _normalization(trace, node)
+            if normalization is not None:
+                folded[node] = normalization
             elif type(trace.module_of(node)) not in PASSED_THROUGH and node.target not in PASSED_THROUGH:
                 break
         if folded:
@@ -173,11 +173,11 @@ def _foldable(trace: Trace) -> dict[torch.fx.Node, dict[torch.fx.Node, Normalisa
     return found
 
 
-def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
-    """Return the batch normalisation of a node, or None for another operator."""
+def _normalization(trace: Trace, node: torch.fx.Node) -> Normalization | None:
+    """Return the batch normalization of a node, or None for another operator."""
     module: Any = trace.module_of(node)
     if type(module) in _BATCH_NORMS and module.running_var is not None:
-        return Normalisation.of(module)
+        return Normalization.of(module)
     if node.target is not torch.nn.functional.batch_norm:
         return None
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -188,7 +188,7 @@ def _normalisation(trace: Trace, node: torch.fx.Node) -> Normalisation | None:
     if unknown or tensors[0] is None or tensors[1] is None or given.get("training"):
         return None
     eps: Any = given.get("eps", 1e-5)
-    return Normalisation(tensors[0], tensors[1], tensors[2], tensors[3], float(eps), id(tensors[1]))
+    return Normalization(tensors[0], tensors[1], tensors[2], tensors[3], float(eps), id(tensors[1]))
 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:

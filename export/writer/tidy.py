@@ -14,7 +14,7 @@ __all__ = ["tidy"]
 
 
 def tidy(model: onnx.ModelProto, *, ir_version: int, prefix: str = "") -> None:
-    """Turn constants into initializers, fold batch normalisation, make names distinct and remove paths, in place.
+    """Turn constants into initializers, fold batch normalization, make names distinct and remove paths, in place.
 
     `ir_version` replaces that of the exporter, which uses no features of a later one. `prefix` is the name of the
     module that wraps the network.
@@ -47,7 +47,7 @@ def _constants(graph: onnx.GraphProto) -> None:
 
 
 def _fold(graph: onnx.GraphProto) -> None:
-    """Fold batch normalisation into the preceding convolution, in float64 and rounded once."""
+    """Fold batch normalization into the preceding convolution, in float64 and rounded once."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     readers = Counter(name for node in graph.node for name in node.input)

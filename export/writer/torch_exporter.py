@@ -1,7 +1,7 @@
 """Write a network for a target, falling back to torch's exporters for operators that `onnx_from_torch` lacks.
 
 The result of torch's exporters is verified: the opset is read from the file, a dynamic batch is run with several sizes,
-and `tidy` folds batch normalisation, renames numbered weights and removes paths of this machine.
+and `tidy` folds batch normalization, renames numbered weights and removes paths of this machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DYNAMO = "torch.onnx (dynamo)"
 Axes = dict[str, dict[int, str]]
 # The lowest opset of the dynamo exporter, which rarely converts to an earlier one.
 _DYNAMO_OPSET = 18
-# Retried if the TorchScript exporter lacks an operator in the target's opset. From 17 on it writes layer normalisation
+# Retried if the TorchScript exporter lacks an operator in the target's opset. From 17 on it writes layer normalization
 # as a single operator, which TensorRT 8.5 does not support.
 _LATER_OPSET = 16
 _NO_ONNXSCRIPT = "onnxscript is not installed (pip install 'irepdeploy[dynamo]')"

@@ -42,7 +42,7 @@ class Augmentation:
 
     Args:
         crop: Pixels of black padding on each side before a random crop to the original size. Tensors that are already
-            normalised are padded with 0, their mean.
+            normalized are padded with 0, their mean.
         area: Minimum fraction of the image covered by a random resized crop (Szegedy et al. 2015; 0.08 for ImageNet).
             1 uses the whole image, or the centre crop of decoded images.
         flip: Flip each image horizontally with probability 1/2.
@@ -183,13 +183,13 @@ class Augmentation:
         return pixels
 
     def mix(self, images: Tensor, labels: Tensor, draws: Draws, classes: int) -> tuple[Tensor, Tensor]:
-        """Mix normalised images (N, C, H, W) and labels (N,) by mixup or CutMix; labels become shares (N, classes)."""
+        """Mix normalized images (N, C, H, W) and labels (N,) by mixup or CutMix; labels become shares (N, classes)."""
         if draws.shares is None or draws.pasted is None:
             return images, labels
         return mixed(images, labels, draws.shares, draws.pasted, classes)
 
     def cut(self, images: Tensor, draws: Draws) -> Tensor:
-        """Set the cutout squares and erased rectangles of normalised images (N, C, H, W) to 0, in place."""
+        """Set the cutout squares and erased rectangles of normalized images (N, C, H, W) to 0, in place."""
         if draws.erased is not None:
             images = images.masked_fill_(inside(draws.erased, (images.shape[2], images.shape[3])), 0)
         if draws.holes is None:

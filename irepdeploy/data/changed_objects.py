@@ -10,7 +10,7 @@ from torch import Tensor
 
 from irepdeploy.data.centre_crop import CentreCrop
 from irepdeploy.data.distortion import distorted
-from irepdeploy.data.pixels import normalise
+from irepdeploy.data.pixels import normalize
 from irepdeploy.detect.target import Target
 
 __all__ = ["ChangedObjects", "RawObjects"]
@@ -23,18 +23,18 @@ class RawObjects(Protocol):
     def __len__(self) -> int: ...
 
     def raw(self, index: int, /) -> tuple[Tensor, Target]:
-        """Return an image (C, H, W) uint8, neither resized nor normalised, and its objects in pixels of that image."""
+        """Return an image (C, H, W) uint8, neither resized nor normalized, and its objects in pixels of that image."""
         ...
 
     @property
-    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+    def normalization(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation of each channel, for pixels in [0, 1]."""
         ...
 
 
 @dataclass(frozen=True)
 class ChangedObjects:
-    """Training images whose colours are distorted, or which are cropped, before they are normalised.
+    """Training images whose colours are distorted, or which are cropped, before they are normalized.
 
     Random numbers come from torch's global generator.
 
@@ -52,9 +52,9 @@ class ChangedObjects:
         return len(self.objects)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """Return a normalised image (C, H, W) float32 and its objects."""
+        """Return a normalized image (C, H, W) float32 and its objects."""
         pixels, target = self.objects.raw(index)
         pixels = distorted(pixels) if self.photometric else pixels
         if self.crop is not None:
             pixels, target = self.crop(pixels, target)
-        return normalise(pixels[None], *self.objects.normalisation)[0], target
+        return normalize(pixels[None], *self.objects.normalization)[0], target

@@ -17,14 +17,14 @@ from irepdeploy.data.dataset import DatasetFacts, ObjectDataset
 from irepdeploy.data.decoding import open_image
 from irepdeploy.data.imagenet import IMAGENET
 from irepdeploy.data.options import existing_folder, switch, whole
-from irepdeploy.data.pixels import normalise
+from irepdeploy.data.pixels import normalize
 from irepdeploy.detect.resizing import Resizing
 from irepdeploy.detect.target import Target
 from irepdeploy.errors import InputError
 
 __all__ = ["COCO", "ObjectFiles", "coco"]
 
-# MMDetection normalises by the statistics of ImageNet and excludes images with a side below 32 pixels.
+# MMDetection normalizes by the statistics of ImageNet and excludes images with a side below 32 pixels.
 COCO = DatasetFacts("coco", (3, 512, 512), (), IMAGENET.mean, IMAGENET.std)
 _LEAST_SIDE = 32
 
@@ -47,7 +47,7 @@ class ObjectFiles:
         return len(self.annotations)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """Return a normalised image (3, H, W) float32 and its objects in pixels of that image.
+        """Return a normalized image (3, H, W) float32 and its objects in pixels of that image.
 
         Raises:
             InputError: The file is missing or damaged, or its size differs from the annotations.
@@ -56,14 +56,14 @@ class ObjectFiles:
         scale = (1.0, 1.0)
         if self.resizing is not None:
             picture, scale = self.resizing.resized(picture)
-        return normalise(_bytes(picture)[None], COCO.mean, COCO.std)[0], self._target(index, scale)
+        return normalize(_bytes(picture)[None], COCO.mean, COCO.std)[0], self._target(index, scale)
 
     def raw(self, index: int) -> tuple[Tensor, Target]:
         """Return an image (3, H, W) uint8 as stored, and its objects."""
         return _bytes(self._picture(index)), self._target(index, (1.0, 1.0))
 
     @property
-    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+    def normalization(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation of each channel, for pixels in [0, 1]."""
         return COCO.mean, COCO.std
 

@@ -28,7 +28,7 @@ def write_objects(
     Args:
         folder: Destination folder; created if missing.
         objects: Images with their objects.
-        facts: Classes and normalisation of the images.
+        facts: Classes and normalization of the images.
         places: Indices of the images to write.
         prefix: Beginning of the file names, followed by the id of the image.
 

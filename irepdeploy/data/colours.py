@@ -65,7 +65,7 @@ def auto_contrast(pixels: Tensor) -> Tensor:
 
 
 def equalized(pixels: Tensor) -> Tensor:
-    """Equalise the histogram of each channel of each image."""
+    """Equalize the histogram of each channel of each image."""
     flat = pixels.flatten(2).long()
     counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.long, device=pixels.device)
     counts.scatter_add_(2, flat, torch.ones_like(flat))

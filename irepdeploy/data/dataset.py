@@ -15,7 +15,7 @@ __all__ = ["Dataset", "DatasetFacts", "Images", "ObjectDataset", "Objects", "Spl
 
 
 class Images(Protocol):
-    """The images of a split: a normalised tensor (N, C, H, W), or an object that returns parts of one.
+    """The images of a split: a normalized tensor (N, C, H, W), or an object that returns parts of one.
 
     `Pixels` stores images as bytes in memory; `ImageFiles` decodes image files on access.
     """
@@ -23,7 +23,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
-        """Return normalised float32 images (n, C, H, W)."""
+        """Return normalized float32 images (n, C, H, W)."""
         ...
 
     def to(self, device: torch.device | str, /) -> Images:
@@ -33,7 +33,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Normalised images (N, C, H, W) and their class indices (N,) int64."""
+    """Normalized images (N, C, H, W) and their class indices (N,) int64."""
 
     images: Images
     labels: Tensor
@@ -88,7 +88,7 @@ class Objects(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, Target]:
-        """Return a normalised float32 image (C, H, W) of any size, and its objects in pixels of that image."""
+        """Return a normalized float32 image (C, H, W) of any size, and its objects in pixels of that image."""
         ...
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from irepdeploy.data.decoding import decode_image
-from irepdeploy.data.pixels import Pixels, normalise
+from irepdeploy.data.pixels import Pixels, normalize
 from irepdeploy.errors import InputError, RunError, one_line
 
 __all__ = ["ImageFiles", "ImageSource"]
@@ -66,16 +66,16 @@ class ImageFiles:
 
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
         chosen = np.arange(len(self))[index if isinstance(index, slice) else index.cpu().numpy()]
-        return self.normalise(next(self.decode([chosen.tolist()], workers=0)))
+        return self.normalize(next(self.decode([chosen.tolist()], workers=0)))
 
     def to(self, device: torch.device | str, /) -> Pixels:
         """Decode all images and move them to a device as bytes."""
         chosen = [list(part) for part in np.array_split(np.arange(len(self)), -(-len(self) // _BATCH))]
         return Pixels(torch.cat(list(self.decode(chosen, device))), self.mean, self.std)
 
-    def normalise(self, values: Tensor) -> Tensor:
-        """Normalise pixels (n, 3, H, W) to float32, (x / 255 - mean) / std, on their device."""
-        return normalise(values, self.mean, self.std)
+    def normalize(self, values: Tensor) -> Tensor:
+        """Normalize pixels (n, 3, H, W) to float32, (x / 255 - mean) / std, on their device."""
+        return normalize(values, self.mean, self.std)
 
     def decode(
         self,

@@ -80,7 +80,7 @@ class Loader:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised float32 images (N, C, H, W) in channels-last format, and labels (N,).
+        """Yield normalized float32 images (N, C, H, W) in channels-last format, and labels (N,).
 
         With mixup or CutMix, labels are class shares (N, classes) float32.
         """
@@ -92,12 +92,12 @@ class Loader:
         for part, pixels in zip(self._parts, self._pixels(order, on_device, draws), strict=True):
             mine = moves[part]
             moved = augment.recolour(augment.move(pixels, mine), mine)
-            images = augment.cut(self._normalised(moved), mine)
+            images = augment.cut(self._normalized(moved), mine)
             images, labels = augment.mix(images, self._labels[on_device[part]], mine, self._classes)
             yield channels_last(images), labels
 
     def _pixels(self, order: Tensor, on_device: Tensor, draws: Draws) -> Iterator[Tensor]:
-        """Yield a copy of the images of each batch, not yet normalised."""
+        """Yield a copy of the images of each batch, not yet normalized."""
         if self._files is not None:
             seeds = None if draws.seeds is None else [draws.seeds[part].tolist() for part in self._parts]
             chosen = [order[part].tolist() for part in self._parts]
@@ -107,9 +107,9 @@ class Loader:
         for part in self._parts:
             yield values[on_device[part]]
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
+    def _normalized(self, pixels: Tensor) -> Tensor:
         images = self._images
-        return images.normalise(pixels) if isinstance(images, Pixels | ImageFiles) else pixels
+        return images.normalize(pixels) if isinstance(images, Pixels | ImageFiles) else pixels
 
 
 def in_order(
@@ -124,7 +124,7 @@ def in_order(
     images: Iterator[Tensor]
     if isinstance(split.images, ImageFiles):
         chosen = [list(range(start, min(start + batch_size, len(split)))) for start in starts]
-        images = (split.images.normalise(pixels) for pixels in split.images.decode(chosen, device))
+        images = (split.images.normalize(pixels) for pixels in split.images.decode(chosen, device))
     else:
         images = (split.images[start : start + batch_size].to(device) for start in starts)
     for batch, classes in zip(images, labels, strict=True):
@@ -134,7 +134,7 @@ def in_order(
 def _check_bytes(split: Split, augmentation: Augmentation) -> None:
     if not isinstance(split.images, Pixels | ImageFiles):
         raise InputError(
-            "randaugment, brightness, contrast, saturation and hue need uint8 images, got normalised floats",
+            "randaugment, brightness, contrast, saturation and hue need uint8 images, got normalized floats",
             where="augmentation",
             hint="crop, area, flip, cutout, erase, mixup and cutmix accept both",
         )

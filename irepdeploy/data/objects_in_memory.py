@@ -25,7 +25,7 @@ class ObjectsInMemory:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """Return a normalised image (C, H, W) float32 and its objects."""
+        """Return a normalized image (C, H, W) float32 and its objects."""
         return self.images[torch.tensor(index)], self.targets[index]
 
     def raw(self, index: int) -> tuple[Tensor, Target]:
@@ -33,6 +33,6 @@ class ObjectsInMemory:
         return self.images.values[index], self.targets[index]
 
     @property
-    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+    def normalization(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation of each channel, for pixels in [0, 1]."""
         return self.images.mean, self.images.std

@@ -16,7 +16,7 @@ _NAMES = ("china.jpg", "flower.jpg")
 
 
 def photographs(shape: tuple[int, ...], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Return random square crops (count, C, H, W) float32, normalised by mean 0.45 and standard deviation 0.25.
+    """Return random square crops (count, C, H, W) float32, normalized by mean 0.45 and standard deviation 0.25.
 
     Args:
         shape: Shape (C, H, W) of an image; C is 1 (greyscale) or 3.

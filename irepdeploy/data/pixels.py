@@ -1,4 +1,4 @@
-"""Images stored as uint8, in a quarter of the memory of float32, and normalised on access."""
+"""Images stored as uint8, in a quarter of the memory of float32, and normalized on access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Pixels", "normalise"]
+__all__ = ["Pixels", "normalize"]
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,24 @@ class Pixels:
         return len(self.values)
 
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
-        return self.normalise(self.values[index])
+        return self.normalize(self.values[index])
 
     def to(self, device: torch.device | str, /) -> Pixels:
         """Move the pixels to a device."""
         return Pixels(self.values.to(device), self.mean, self.std)
 
-    def normalise(self, values: Tensor) -> Tensor:
-        """Normalise pixels (n, C, H, W) to float32, (x / 255 - mean) / std, on their device."""
-        return normalise(values, self.mean, self.std)
+    def normalize(self, values: Tensor) -> Tensor:
+        """Normalize pixels (n, C, H, W) to float32, (x / 255 - mean) / std, on their device."""
+        return normalize(values, self.mean, self.std)
 
 
-def normalise(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalise pixels (n, C, H, W) to float32, (x / 255 - mean) / std, on their device."""
+def normalize(values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalize pixels (n, C, H, W) to float32, (x / 255 - mean) / std, on their device."""
     factor, offset = _constants(tuple(mean), tuple(std), values.device)
     return values.float().mul_(factor).sub_(offset)
 
 
-# Cached per device, because copying from the CPU in every batch would synchronise with the device.
+# Cached per device, because copying from the CPU in every batch would synchronize with the device.
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:

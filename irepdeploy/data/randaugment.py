@@ -30,7 +30,7 @@ def randaugmented(pixels: Tensor, chosen: Tensor, signs: Tensor, magnitude: floa
 
     Args:
         pixels: Images (N, C, H, W) uint8.
-        chosen: Indices (N, R) into `OPERATIONS`, on the CPU to avoid synchronising with a device.
+        chosen: Indices (N, R) into `OPERATIONS`, on the CPU to avoid synchronizing with a device.
         signs: Direction (N, R) of the operations that have one, 1 or -1, on the CPU.
         magnitude: Strength of every operation, 0 to `STRONGEST`.
     """

@@ -108,7 +108,7 @@ class CenterNet(Detector):
 
 
 class _Unit(nn.Module):
-    """A convolution, a batch normalisation and a ReLU."""
+    """A convolution, a batch normalization and a ReLU."""
 
     def __init__(self, conv: nn.Module, channels: int) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def _head(channels: int, width: int, outputs: int) -> nn.Sequential:
 
 
 def _start_bilinear(conv: nn.ConvTranspose2d) -> None:
-    """Initialise the first output channel to bilinear upsampling, as in MMDetection; the others stay as they are."""
+    """Initialize the first output channel to bilinear upsampling, as in MMDetection; the others stay as they are."""
     if conv.weight.is_meta:
         return
     side = torch.arange(4, dtype=torch.float32)

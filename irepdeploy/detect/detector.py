@@ -65,7 +65,7 @@ class Detector(nn.Module):
 
     @abstractmethod
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return the parts of the training loss of a batch by name. Their sum is minimised."""
+        """Return the parts of the training loss of a batch by name. Their sum is minimized."""
 
     @abstractmethod
     def decode(self, *heads: Tensor) -> Found:

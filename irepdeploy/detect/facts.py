@@ -1,4 +1,4 @@
-"""The description of a deployed detector as a JSON object: normalisation, resizing, classes and thresholds."""
+"""The description of a deployed detector as a JSON object: normalization, resizing, classes and thresholds."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class DetectorFacts:
             "resize": {
                 "rule": self.resizing.rule,
                 "interpolation": "bilinear",
-                "padding": "0 after normalisation, on the right and at the bottom",
+                "padding": "0 after normalization, on the right and at the bottom",
             },
             "rule": self.rule.to_dict(),
             "outputs": dict.fromkeys(self.heads, "raw head") if raw else _OUTPUTS,

@@ -11,7 +11,7 @@ __all__ = ["FPN"]
 
 
 class FPN(nn.Module):
-    """Feature pyramid: 1x1 convolutions, sums from coarse to fine, 3x3 convolutions; no normalisation or activation.
+    """Feature pyramid: 1x1 convolutions, sums from coarse to fine, 3x3 convolutions; no normalization or activation.
 
     Parameters have the same names as in MMDetection.
 

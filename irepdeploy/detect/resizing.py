@@ -18,7 +18,7 @@ class Resizing:
 
     Args:
         rule: "fit" keeps the aspect ratio: the image is made as large as fits, placed in the upper left corner, and
-            padded with 0 after normalisation. "stretch" fills the whole input.
+            padded with 0 after normalization. "stretch" fills the whole input.
         height: Height of the input in pixels.
         width: Width of the input in pixels.
         turned: Swap height and width for images that are taller than wide.

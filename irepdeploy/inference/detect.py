@@ -17,7 +17,7 @@ from irepdeploy.detect.detections import Detections
 from irepdeploy.detect.facts import DetectorFacts
 from irepdeploy.errors import InputError
 from irepdeploy.inference.opened import OpenedDetector, open_detector
-from irepdeploy.verify.input_files import normalised
+from irepdeploy.verify.input_files import normalized
 
 __all__ = ["Times", "detect", "detections_of", "fed", "read_picture", "restored"]
 
@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Times:
-    """Times for one image in ms: to resize and normalise it, in the network, and to map its boxes back."""
+    """Times for one image in ms: to resize and normalize it, in the network, and to map its boxes back."""
 
     before_ms: float
     network_ms: float
@@ -82,7 +82,7 @@ def fed(facts: DetectorFacts, picture: Any) -> tuple[Array, tuple[float, float]]
     resized, scale = facts.resizing.resized(picture.convert("L" if channels == 1 else "RGB"))
     pixels = np.asarray(resized, np.float32).reshape(resized.height, resized.width, channels)
     array = np.zeros((channels, height, width), np.float32)
-    array[:, : resized.height, : resized.width] = normalised(pixels, facts.mean, facts.std)
+    array[:, : resized.height, : resized.width] = normalized(pixels, facts.mean, facts.std)
     return array, scale
 
 

@@ -24,7 +24,7 @@ from irepdeploy.limits import DESCRIPTION
 from irepdeploy.network.source import open_source
 from irepdeploy.parsing.json_text import JsonError, parse_json
 from irepdeploy.reparam.origin import origin_of
-from irepdeploy.verify.input_files import normalisation
+from irepdeploy.verify.input_files import normalization
 from irepdeploy.verify.runners import infer_all, network_runner, onnx_runner
 
 __all__ = ["OpenedDetector", "open_detector"]
@@ -95,7 +95,7 @@ def open_detector(
     origin = origin_of(network)
     data = dataset_facts(origin.dataset)
     classes = origin.classes or (() if data is None else data.classes)
-    facts = DetectorFacts.of(network, origin.input_shape, classes, *normalisation(origin.dataset), rule)
+    facts = DetectorFacts.of(network, origin.input_shape, classes, *normalization(origin.dataset), rule)
     runner = network_runner(Decoded(network, rule).eval(), origin.specs, DETECTION_NAMES)
     return OpenedDetector(source.label, runner, facts)
 

@@ -26,7 +26,7 @@ def load_backbone(net: nn.Module, file: str | os.PathLike[str]) -> None:
     """Load the weights of a detector's backbone from a file, in place.
 
     If the file has the same branches, they are loaded too. Otherwise its fused weights, or those of a plain network,
-    are loaded into the convolutions, and the branches of `net` are initialised to zero, so that the maps in eval mode
+    are loaded into the convolutions, and the branches of `net` are initialized to zero, so that the maps in eval mode
     equal those of the file. Tensors that do not belong to the backbone, such as the classifier, are logged.
 
     Args:
@@ -59,7 +59,7 @@ def load_backbone(net: nn.Module, file: str | os.PathLike[str]) -> None:
 
 
 def _plain(file: str, origin: Origin) -> dict[str, Tensor]:
-    """Return the fused weights of a checkpoint, with every bias in a batch normalisation that is otherwise neutral."""
+    """Return the fused weights of a checkpoint, with every bias in a batch normalization that is otherwise neutral."""
     net = load(file)
     fused = fuse(net) if origin.layers and origin.state != FUSED else net
     state = fused.state_dict()
@@ -67,7 +67,7 @@ def _plain(file: str, origin: Origin) -> dict[str, Tensor]:
         bias = None if layer.bn is None or layer.bias else state.pop(f"{layer.name}.bias", None)
         if bias is not None:
             ones = torch.ones_like(bias)
-            # 1e-5 is the epsilon of torch's normalisations, so the scale is 1 / sqrt(1 - 1e-5 + 1e-5) = 1.
+            # 1e-5 is the epsilon of torch's normalizations, so the scale is 1 / sqrt(1 - 1e-5 + 1e-5) = 1.
             neutral = {"weight": ones, "bias": bias, "running_mean": 0 * ones, "running_var": ones - 1e-5}
             state.update({f"{layer.bn}.{key}": value for key, value in neutral.items()})
     return state

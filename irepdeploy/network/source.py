@@ -23,7 +23,7 @@ from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.insert import insert_branches
 from irepdeploy.reparam.origin import TRAIN, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import copied
-from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
+from irepdeploy.reparam.wrappers import refuse_uninitialized, unwrapped
 
 __all__ = ["Source", "branches_digest", "open_source", "with_blocks"]
 
@@ -97,9 +97,9 @@ def open_source(
 
 
 def with_blocks(model: nn.Module) -> nn.Module | None:
-    """Return `model` with RepBlocks, so that fusing folds its batch normalisations, or None if it cannot have any.
+    """Return `model` with RepBlocks, so that fusing folds its batch normalizations, or None if it cannot have any.
 
-    The ONNX writer folds the remaining batch normalisations.
+    The ONNX writer folds the remaining batch normalizations.
     """
     if any(isinstance(module, RepBlock) for module in model.modules()):
         return model
@@ -143,7 +143,7 @@ def _from_library(text: str, asked: LibraryName, seed: int, architecture: Archit
 
 def _from_memory(model: nn.Module, seed: int, architecture: Architecture | None) -> Source:
     model = unwrapped(model)
-    refuse_uninitialised(model)
+    refuse_uninitialized(model)
     if any(module.training for module in model.modules()) or any(
         tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())
     ):

@@ -31,7 +31,7 @@ _PASSES, _MOST_NODES = 10, 100_000
 def collapse(model: OnnxModel, *, border: Border = "refuse") -> Collapse:
     """Replace linear, shift-invariant regions of an ONNX graph by equivalent single convolutions.
 
-    Batch normalisations before or after a fully connected layer are folded into its weights. Kernels are composed in
+    Batch normalizations before or after a fully connected layer are folded into its weights. Kernels are composed in
     float64 and rounded once. Each region is proved in float64 on a random and a zero input: to 1e-10 in the interior,
     and also at the border unless the file stores border constants, which are rounded.
 

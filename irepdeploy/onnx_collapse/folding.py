@@ -1,6 +1,6 @@
 """Fold operators that a model computes from constants and known sizes.
 
-Every folded float is also kept in float64, so that a weight computed from others (batch-normalisation statistics, the
+Every folded float is also kept in float64, so that a weight computed from others (batch-normalization statistics, the
 sigmoid of an alpha) is rounded only once, at the end.
 """
 

@@ -1,6 +1,6 @@
-"""Fold batch normalisations before and after a fully connected layer into its weights.
+"""Fold batch normalizations before and after a fully connected layer into its weights.
 
-For y = x W + b, scale s and shift t, a batch normalisation after the layer gives W diag(s) and s b + t, and one before
+For y = x W + b, scale s and shift t, a batch normalization after the layer gives W diag(s) and s b + t, and one before
 it gives diag(s) W and b + t W. Both are exact, because there is no border.
 """
 
@@ -33,7 +33,7 @@ _ROWS = 8
 
 
 def merge_fully_connected(context: Context, names: Names) -> tuple[list[Replacement], list[Region]]:
-    """Return replacements of layers together with their batch normalisations, and a report of each such layer."""
+    """Return replacements of layers together with their batch normalizations, and a report of each such layer."""
     replacements, rows = [], []
     merged: set[int] = set()
     for layer in context.graph.operators:
@@ -52,7 +52,7 @@ def merge_fully_connected(context: Context, names: Names) -> tuple[list[Replacem
 
 @dataclass(frozen=True)
 class _Chain:
-    """A layer, the batch normalisations before it, and the bias of a MatMul and batch normalisations after it."""
+    """A layer, the batch normalizations before it, and the bias of a MatMul and batch normalizations after it."""
 
     before: tuple[Operator, ...]
     layer: Operator
@@ -64,7 +64,7 @@ class _Chain:
 
     @classmethod
     def around(cls, layer: Operator, context: Context, taken: set[int]) -> _Chain | None:
-        """Return the chain around a layer, or None if it has no adjacent batch normalisation."""
+        """Return the chain around a layer, or None if it has no adjacent batch normalization."""
         graph = context.graph
         source, before = layer.input(0), list[Operator]()
         while (found := graph.producers.get(source)) is not None and _normalizes(found, context):
@@ -85,7 +85,7 @@ class _Chain:
 
 
 def _normalizes(operator: Operator, context: Context) -> bool:
-    """Return whether an operator is a batch normalisation of a matrix."""
+    """Return whether an operator is a batch normalization of a matrix."""
     shape = context.graph.shape(operator.outputs[0])
     return operator.kind == "BatchNormalization" and shape is not None and len(shape) == 2
 
@@ -157,7 +157,7 @@ def _scale_shift(operator: Operator, channels: int, context: Context) -> tuple[A
 
 
 def _normalized(x: Array, operators: Sequence[Operator], context: Context) -> Array:
-    """Apply batch normalisations with torch, whose arithmetic is independent of the merge."""
+    """Apply batch normalizations with torch, whose arithmetic is independent of the merge."""
     for operator in operators:
         gamma, beta, mean, var = (context.tensor(operator, place) for place in range(1, 5))
         eps = operator.attributes.get("epsilon", 1e-5)

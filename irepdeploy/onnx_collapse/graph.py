@@ -174,4 +174,4 @@ def _array(tensor: onnx.TensorProto) -> Array:
     try:
         return numpy_helper.to_array(tensor)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"damaged: the initialiser {tensor.name!r} cannot be decoded: {one_line(error)}") from error
+        raise ModelError(f"damaged: the initializer {tensor.name!r} cannot be decoded: {one_line(error)}") from error

@@ -41,7 +41,7 @@ def _axes(at: Site) -> list[int]:
 
 
 def _in_full(at: Site, name: str) -> tuple[str, int]:
-    """Return a tensor in the type in which a normalisation is computed, and its original type."""
+    """Return a tensor in the type in which a normalization is computed, and its original type."""
     kind = at.kind(name)
     if kind in _HALVES and attribute_of(at.node, "stash_type", 1) == onnx.TensorProto.FLOAT:
         return at.emit("Cast", [name], "full", to=onnx.TensorProto.FLOAT), kind

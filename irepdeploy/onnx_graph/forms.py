@@ -59,16 +59,16 @@ def _int32_bias(view: View) -> Iterator[str]:
     for node in view.nodes:
         tensor = view.constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if tensor is not None and tensor.data_type == onnx.TensorProto.INT32:
-            yield f"{node.name}: DequantizeLinear of an int32 bias (quantise with QuantizeBias=False)"
+            yield f"{node.name}: DequantizeLinear of an int32 bias (quantize with QuantizeBias=False)"
 
 
-def _uint8_quantised(view: View) -> Iterator[str]:
+def _uint8_quantized(view: View) -> Iterator[str]:
     for node in view.nodes:
         # Without a zero point, QuantizeLinear returns uint8.
         if node.op_type == "QuantizeLinear":
             zero = view.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
             if zero is None or zero.data_type == onnx.TensorProto.UINT8:
-                yield f"{node.name}: quantised to uint8"
+                yield f"{node.name}: quantized to uint8"
 
 
 def _zero_point(view: View) -> Iterator[str]:
@@ -102,7 +102,7 @@ FORMS: dict[str, Callable[[View], Iterator[str]]] = {
     "Clip bounds computed": _clip,
     "float64 tensor": _float64,
     "bias as int32 DequantizeLinear": _int32_bias,
-    "quantised to uint8": _uint8_quantised,
+    "quantized to uint8": _uint8_quantized,
     "zero point not zero": _zero_point,
     "Resize by cubic or cropping": _resize,
     "uint8 input not cast": _uint8_input,

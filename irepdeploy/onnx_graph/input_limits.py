@@ -81,13 +81,13 @@ def _size(view: View, node: onnx.NodeProto) -> list[int]:
     """Return the length, along the axis of a node, of the constant from which it selects."""
     table = view.constants.get(node.input[0])
     if table is None:
-        table = _quantised(view, node.input[0])
+        table = _quantized(view, node.input[0])
     axis = attribute_of(node, "axis", 0)
     return [] if table is None or not -len(table.dims) <= axis < len(table.dims) else [table.dims[axis]]
 
 
-def _quantised(view: View, name: str) -> onnx.TensorProto | None:
-    """Return the stored table that a cast or a dequantisation reads."""
+def _quantized(view: View, name: str) -> onnx.TensorProto | None:
+    """Return the stored table that a cast or a dequantization reads."""
     producer = view.producers.get(name)
     if producer is None or producer.op_type not in ("Cast", "DequantizeLinear", "Identity"):
         return None

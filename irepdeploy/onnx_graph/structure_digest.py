@@ -21,10 +21,10 @@ __all__ = ["structure_digest"]
 _COMMUTATIVE = {"Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"}
 _PASSED = {"Dropout", "Identity"}
 # Constants of these operators are not weights, but define what is computed. So do integers and scalars, except in
-# quantised networks, where they are weights like any other.
+# quantized networks, where they are weights like any other.
 _SHAPING = {"Clip", "Pad", "Range", "Resize", "Upsample"}
 _WHOLE = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
-_QUANTISING = {"DequantizeLinear", "QuantizeLinear"}
+_QUANTIZING = {"DequantizeLinear", "QuantizeLinear"}
 # Attributes whose default is this number for each axis.
 _DEFAULTS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 
@@ -131,7 +131,7 @@ def _read(
 
 def _constant(tensor: onnx.TensorProto, reader: str) -> str:
     scalar_or_whole = not tensor.dims or tensor.data_type in _WHOLE
-    told = reader in _SHAPING or (scalar_or_whole and reader not in _QUANTISING)
+    told = reader in _SHAPING or (scalar_or_whole and reader not in _QUANTIZING)
     return _tensor(tensor) if told else repr((tensor.data_type, list(tensor.dims)))
 
 

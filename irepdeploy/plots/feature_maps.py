@@ -179,7 +179,7 @@ def why_untrained(source: Source) -> str:
     norms = [module for module in source.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm for norm in norms if norm.running_mean is not None and norm.running_var is not None]
     if tracked and all(_is_fresh(norm) for norm in tracked):
-        return "its batch normalisation has never been trained"
+        return "its batch normalization has never been trained"
     return ""
 
 
@@ -188,7 +188,7 @@ def _is_fresh(norm: Any) -> bool:
 
 
 def _viewed(model: nn.Module) -> nn.Module:
-    """Wrap each eligible convolution of `model` in a block, which includes its batch normalisation."""
+    """Wrap each eligible convolution of `model` in a block, which includes its batch normalization."""
     return (with_blocks(model) or model).eval()
 
 

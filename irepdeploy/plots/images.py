@@ -14,7 +14,7 @@ from irepdeploy.data import dataset_facts, embedded_dataset
 from irepdeploy.data.decoding import open_image
 from irepdeploy.data.photographs import photograph_files
 from irepdeploy.errors import InputError
-from irepdeploy.verify.input_files import READABLE, normalisation, normalised, planes, read_inputs
+from irepdeploy.verify.input_files import READABLE, normalization, normalized, planes, read_inputs
 
 __all__ = ["ShownImage", "read_images"]
 
@@ -39,7 +39,7 @@ def read_images(
 ) -> list[ShownImage]:
     """Read images from files, or else from the network's embedded data set, or else scikit-learn's photographs.
 
-    Images are cropped to the network's aspect ratio around the centre, resized, and normalised like the data set or, if
+    Images are cropped to the network's aspect ratio around the centre, resized, and normalized like the data set or, if
     there is none, by (x - 0.45) / 0.25. Arrays (``.npy``) are used unchanged.
 
     Args:
@@ -57,7 +57,7 @@ def read_images(
             hint="save your own network with its input shape: irepdeploy.save(net, path, input_shape=(C, H, W))",
         )
     facts = dataset_facts(dataset)
-    mean, std = normalisation(dataset)
+    mean, std = normalization(dataset)
     paths = [file for given in files for file in _files(Path(given))]
     if len(paths) > _MOST:
         raise InputError(f"{len(paths)} images are too many for one picture", hint=f"at most {_MOST}")
@@ -98,7 +98,7 @@ def _read(path: Path, shape: tuple[int, ...], mean: Sequence[float], std: Sequen
             (width, height),
             Image.Resampling.BILINEAR,
         )
-    return normalised(np.asarray(image, dtype=np.float32), mean, std)
+    return normalized(np.asarray(image, dtype=np.float32), mean, std)
 
 
 def _image(name: str, array: Array, mean: Sequence[float], std: Sequence[float]) -> ShownImage:

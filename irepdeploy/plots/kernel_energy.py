@@ -94,5 +94,5 @@ def read_kernels(
     from irepdeploy.plots.feature_maps import checkpoint_in, why_untrained
 
     opened = open_source(checkpoint_in(source), model_factory)
-    # A plain network is deployed with its batch normalisation folded, so fold it here too.
+    # A plain network is deployed with its batch normalization folded, so fold it here too.
     return network_kernels(with_blocks(opened.model) or opened.model, label, why_untrained(opened))

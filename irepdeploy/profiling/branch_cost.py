@@ -296,7 +296,7 @@ def _notes(source: Source, device: str) -> list[str]:
     if source.origin.state == FUSED:
         notes.append(
             "The network is fused: branches were inserted beside its fused convolutions, which have no batch "
-            "normalisation."
+            "normalization."
         )
     if device == "cuda":
         notes.append(

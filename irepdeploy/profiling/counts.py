@@ -16,7 +16,7 @@ from irepdeploy.reparam.block import RepBlock
 
 __all__ = ["REST", "Counts", "conv_text", "count", "count_layers"]
 
-# Everything outside the layers of `count_layers`: batch normalisation outside RepBlocks, embeddings, products of maps.
+# Everything outside the layers of `count_layers`: batch normalization outside RepBlocks, embeddings, products of maps.
 REST = "(rest)"
 
 

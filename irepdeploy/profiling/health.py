@@ -1,6 +1,6 @@
 """Numerical health of weights: their loss of precision in fp16 and int8, before and after fusing.
 
-The int8 figures are signal-to-quantisation-noise ratios (SQNR) of the weights alone, in dB. They compare kernels, but
+The int8 figures are signal-to-quantization-noise ratios (SQNR) of the weights alone, in dB. They compare kernels, but
 do not predict accuracy. For a kernel w that is rounded to the nearest value q on a symmetric grid of step
 ``max|w| / 127``, the ratio is ``10 log10(sum w^2 / sum (w - q)^2)``.
 """
@@ -69,7 +69,7 @@ class LayerHealth:
     Attributes:
         layer: Name of the layer.
         branches: Branches that were fused into the layer.
-        before: Health of the fixed operation alone with its batch normalisation folded, as in a plain network. None if
+        before: Health of the fixed operation alone with its batch normalization folded, as in a plain network. None if
             only the fused kernel is known.
         after: Health of the fused kernel.
     """
@@ -126,7 +126,7 @@ def network_health(model: nn.Module, fused: nn.Module | None = None) -> list[Lay
     """Return the health of every layer that is fused or can be fused.
 
     For a network with RepBlocks this is the health before and after fusing. For a fused network it is only the health
-    after fusing; if its origin is unknown, every Conv2d is included, without its batch normalisation.
+    after fusing; if its origin is unknown, every Conv2d is included, without its batch normalization.
 
     Args:
         model: The network.

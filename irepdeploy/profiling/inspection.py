@@ -212,7 +212,7 @@ def _onnx(path: str | os.PathLike[str], input_shape: Sequence[TensorSpec]) -> In
     if found.not_counted:
         notes.append(f"not counted in any MACs: {', '.join(found.not_counted)}")
     if "BatchNormalization" in found.operators:
-        notes.append("health is that of the kernels in the file, without the batch normalisation after them")
+        notes.append("health is that of the kernels in the file, without the batch normalization after them")
     known = [layer.health for layer in layers if layer.health is not None]
     hidden = found.operators.get("Conv", 0) - len(known)
     if hidden:

@@ -24,7 +24,7 @@ from irepdeploy.board.protocol import measure, summary
 from irepdeploy.errors import InputError, RunError
 from irepdeploy.network.checkpoint import load
 from irepdeploy.network.factory import load_model_factory
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.reparam.origin import FUSED, origin_of
 from irepdeploy.reparam.step import set_step
 from irepdeploy.runtime.compiled import compile_step
@@ -147,7 +147,7 @@ def peak_memory(
         batch_size: Number of images per step.
         device: "cpu" or "cuda".
         factory: Name of the function that builds a foreign class, as ``package.module:function``.
-        step: "exact", "merged", or "frozen" for batch normalisations in eval mode.
+        step: "exact", "merged", or "frozen" for batch normalizations in eval mode.
 
     Raises:
         RunError: The process failed for another reason than memory.
@@ -178,7 +178,7 @@ def training_step(
         batch_size: Number of images per step.
         device: "cpu" or "cuda".
         where: Name of the network in error messages.
-        frozen: Keep every batch normalisation in eval mode.
+        frozen: Keep every batch normalization in eval mode.
         compiled: Compile the step with torch.compile.
 
     Raises:

@@ -350,11 +350,11 @@ class TrainSection(Section):
             longer.
         augment: Augmentation of the training images.
         factors: Whether alpha and beta of the branches are trained further, or folded into the branches first.
-        branch_init: "default", or "zero" to initialise every branch to zero (gamma and beta of its last normalisation).
+        branch_init: "default", or "zero" to initialize every branch to zero (gamma and beta of its last normalization).
         branch_lr: Factor of the learning rate of the branches, including alpha and beta.
         branch_decay: Factor of the weight decay of the branches, including alpha and beta.
         fuse_at: Share of the epochs after which the branches are fused, such as 0.75. The training of the plain network
-            continues with batch normalisations that preserve its function, and with a reset momentum. By default the
+            continues with batch normalizations that preserve its function, and with a reset momentum. By default the
             branches are fused at the end.
     """
 
@@ -424,7 +424,7 @@ class FreezeSection(Section):
     Args:
         stages: Number of stages of the backbone that are not trained; if it is above 0, neither is the stem. Branches
             of these stages are not trained either.
-        statistics: Freeze mean and variance of the backbone's batch normalisations, while gamma and beta are trained.
+        statistics: Freeze mean and variance of the backbone's batch normalizations, while gamma and beta are trained.
             Each block then trains as one convolution, exactly.
     """
 

@@ -15,7 +15,7 @@ __all__ = ["add_taps", "bn_scale_shift", "chain_1x1", "fold_scale_shift", "ident
 def bn_scale_shift(
     gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Express batch normalisation as ``y = scale * x + shift``.
+    """Express batch normalization as ``y = scale * x + shift``.
 
     ``scale = gamma / sqrt(var + eps)`` and ``shift = beta - mean * scale``, which is also the output for a zero input.
     """

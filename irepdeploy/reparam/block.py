@@ -15,7 +15,7 @@ from irepdeploy.reparam import algebra
 from irepdeploy.reparam.branches import Branch, branch_class
 from irepdeploy.reparam.geometry import Geometry
 from irepdeploy.reparam.merging import Term, merge
-from irepdeploy.reparam.normalisation import NORMS, Norm, has_hooks, scale_shift, uses_batch, with_moments
+from irepdeploy.reparam.normalization import NORMS, Norm, has_hooks, scale_shift, uses_batch, with_moments
 from irepdeploy.reparam.sample import RUNNING, Sample, Statistics, sample_size, tap_slice
 
 __all__ = ["STEPS", "FixedOperation", "RepBlock", "Step", "is_marked"]
@@ -33,7 +33,7 @@ _MARK = "irepdeploy_branch"
 
 
 class FixedOperation(nn.Module):
-    """The KxK convolution that is always present, and its batch normalisation, if any."""
+    """The KxK convolution that is always present, and its batch normalization, if any."""
 
     def __init__(self, conv: nn.Conv2d, bn: Norm | None) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class FixedOperation(nn.Module):
         return y if self.bn is None else self.bn(y)
 
     def equivalent(self) -> tuple[Tensor, Tensor]:
-        """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,), with the batch normalisation folded in."""
+        """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,), with the batch normalization folded in."""
         kernel, bias = self.conv.weight, self.conv.bias
         if self.bn is not None:
             return algebra.fold_scale_shift(kernel, bias, *scale_shift(self.bn))
@@ -72,7 +72,7 @@ class RepBlock(nn.Module):
     branch runs separately; `fuse` is proved against that output. In train mode the attribute `step` selects how the
     sum is computed:
 
-    - "exact": Every branch runs separately. If no normalisation uses batch statistics (all are in eval mode), the
+    - "exact": Every branch runs separately. If no normalization uses batch statistics (all are in eval mode), the
       kernels are merged first and a single convolution runs, which gives the same result at a lower cost. This shortcut
       is not taken with drop-path, which drops branches per image, with hooks on parts of the block, or on maps with
       fewer positions than channels.
@@ -85,7 +85,7 @@ class RepBlock(nn.Module):
 
     Args:
         conv: The fixed convolution, 3x3, 5x5 or 7x7. The block takes ownership of it.
-        bn: The batch normalisation that follows it, or None. With a SyncBatchNorm the branches use SyncBatchNorm too.
+        bn: The batch normalization that follows it, or None. With a SyncBatchNorm the branches use SyncBatchNorm too.
         branches: Names known to `branch_class`, each possible beside this convolution.
         scaled: Whether the block has alpha and beta. They start at 0, where each sigmoid is 0.5. Without them every
             factor is 1.
@@ -243,7 +243,7 @@ class RepBlock(nn.Module):
         return out
 
     def _norms(self) -> Iterator[Norm]:
-        """Yield the normalisations of the active block, starting with those of the fixed operation."""
+        """Yield the normalizations of the active block, starting with those of the fixed operation."""
         for part in (self.fixed, *(self.branches[name] for name in self._active)):
             for module in part.modules():
                 if isinstance(module, NORMS):
@@ -261,7 +261,7 @@ class RepBlock(nn.Module):
         """Return kernel (C_out, C_in/groups, K, K) and bias (C_out,) of the active block in eval mode."""
         kernel, bias = self.fixed.equivalent()
         if self.fixed.bn is None:
-            # Without batch normalisation these are the parameters themselves, which must not change.
+            # Without batch normalization these are the parameters themselves, which must not change.
             kernel, bias = kernel.clone(), bias.clone()
         for name in self._active:
             branch = self.branches[name]

@@ -1,6 +1,6 @@
 """The candidate operations of the re-parameterization search space, one class each (Section 3.1).
 
-Each branch runs in parallel to a fixed KxK convolution, ends in its own batch normalisation, and can compute the KxK
+Each branch runs in parallel to a fixed KxK convolution, ends in its own batch normalization, and can compute the KxK
 kernel and the bias that it equals in eval mode. `BRANCHES` lists all of them by name. The names are those for a 3x3
 convolution: beside a 5x5 one, ``conv1x3`` is a 1x5 convolution and ``conv1x1_avg3x3`` pools 5x5. A convolution may have
 the same branch more than once: ``conv3x3_2`` is the second ``conv3x3``.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from irepdeploy.errors import ArchitectureError, choices
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.geometry import Geometry, pad_or_crop
-from irepdeploy.reparam.normalisation import batch_norm, scale_shift
+from irepdeploy.reparam.normalization import batch_norm, scale_shift
 from irepdeploy.reparam.sample import RUNNING, Statistics, Taps, tap_slice
 
 __all__ = ["BRANCHES", "Branch", "branch_class", "possible_branches", "register_branch"]
@@ -56,10 +56,10 @@ class Branch(nn.Module):
         raise NotImplementedError
 
     def linear(self, statistics: Statistics) -> Linear | None:
-        """Return kernel and bias of the map before the last normalisation, and the scale and shift of the latter.
+        """Return kernel and bias of the map before the last normalization, and the scale and shift of the latter.
 
         Args:
-            statistics: Expresses every batch normalisation of the branch as a scale and a shift.
+            statistics: Expresses every batch normalization of the branch as a scale and a shift.
 
         Returns:
             The kernel (C_out, C_in/groups, rows, columns), whose equal rows may be given as one row and equal columns
@@ -92,7 +92,7 @@ class Branch(nn.Module):
 
 
 class _TapBranch(Branch):
-    """A convolution over some taps of the KxK kernel, followed by batch normalisation."""
+    """A convolution over some taps of the KxK kernel, followed by batch normalization."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
@@ -228,7 +228,7 @@ class Conv1x1Conv3x3(Branch):
 
 
 class IdConv1x1Conv3x3(Conv1x1Conv3x3):
-    """DBB's 1x1-KxK chain, whose 1x1 kernel is I + W with W initialised to 0.
+    """DBB's 1x1-KxK chain, whose 1x1 kernel is I + W with W initialized to 0.
 
     Beside a depthwise convolution the 1x1 kernel is an ordinary one, and the chain is twice as wide.
     """
@@ -306,7 +306,7 @@ class Avg3x3(Branch):
 
 
 class Identity(Branch):
-    """Batch normalisation alone, possible only if C_in = C_out and the stride is 1."""
+    """Batch normalization alone, possible only if C_in = C_out and the stride is 1."""
 
     name, rows, columns = "identity", "middle", "middle"
 

@@ -81,7 +81,7 @@ def _shared_layers(a: nn.Module, b: nn.Module) -> list[str]:
         }
 
     in_b = layers(b)
-    # If a batch normalisation was folded into a convolution, the convolution's output is a different value.
+    # If a batch normalization was folded into a convolution, the convolution's output is a different value.
     return [name for name, module in layers(a).items() if name and name in in_b and _same_meaning(module, in_b[name])]
 
 
@@ -96,7 +96,7 @@ def _same_meaning(a: nn.Module, b: nn.Module) -> bool:
     from irepdeploy.reparam.block import RepBlock
 
     if type(a) is type(b):
-        # A convolution that gained a bias has absorbed its batch normalisation.
+        # A convolution that gained a bias has absorbed its batch normalization.
         return (getattr(a, "bias", None) is None) == (getattr(b, "bias", None) is None)
     return any(isinstance(m, RepBlock) for m in (a, b)) and all(isinstance(m, RepBlock | nn.Conv2d) for m in (a, b))
 

@@ -1,4 +1,4 @@
-"""Fold batch normalisations into the convolutions before them, of any kernel size."""
+"""Fold batch normalizations into the convolutions before them, of any kernel size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from irepdeploy.reparam import algebra
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.fuse import fuse
-from irepdeploy.reparam.normalisation import Norm, scale_shift
+from irepdeploy.reparam.normalization import Norm, scale_shift
 from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
 from irepdeploy.reparam.structure import copied_without_hooks, has_hooks, replaced
 from irepdeploy.reparam.usage import followers_in_eval
@@ -23,10 +23,10 @@ __all__ = ["folded"]
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """Return a new network in which batch normalisations are folded into the convolutions before them.
+    """Return a new network in which batch normalizations are folded into the convolutions before them.
 
     RepBlocks are fused first. While `fuse` folds only inside blocks, whose kernels are 3x3 to 7x7, this function folds
-    into convolutions of every size. Each folded normalisation is replaced by an identity. A normalisation is kept if it
+    into convolutions of every size. Each folded normalization is replaced by an identity. A normalization is kept if it
     is not the only reader of a convolution, for example because it reads a sum. Kernels are scaled in float64 and
     rounded once.
 

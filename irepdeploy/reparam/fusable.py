@@ -17,7 +17,7 @@ _TRAIN_AGAIN = "train again, or use an earlier checkpoint"
 def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
     """Raise NotFusable for a network that has no exact fused form.
 
-    Unless `everywhere` is set, the statistics of batch normalisations outside RepBlocks are not checked.
+    Unless `everywhere` is set, the statistics of batch normalizations outside RepBlocks are not checked.
     """
     dissolved = dissolved_block(model)
     if dissolved is not None:
@@ -29,7 +29,7 @@ def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
     for name, module in model.named_modules():
         if module.training and isinstance(module, RepBlock | nn.modules.batchnorm._BatchNorm):
             raise NotFusable(
-                "the network is in train mode, where batch normalisation depends on the batch",
+                "the network is in train mode, where batch normalization depends on the batch",
                 where=name or type(module).__name__,
                 hint="call model.eval() first",
             )
@@ -46,13 +46,13 @@ def check_fusable(model: nn.Module, *, everywhere: bool = True) -> None:
 
 def _check_statistics(bn: nn.modules.batchnorm._BatchNorm, name: str) -> None:
     if bn.running_mean is None or bn.running_var is None:
-        text = "batch normalisation without running statistics has no fixed form"
+        text = "batch normalization without running statistics has no fixed form"
         raise NotFusable(text, where=name, hint="train with track_running_stats=True")
     if not _all_finite(bn.running_mean) or not _all_finite(bn.running_var):
-        raise NotFusable("statistics of this batch normalisation are not finite", where=name, hint=_TRAIN_AGAIN)
+        raise NotFusable("statistics of this batch normalization are not finite", where=name, hint=_TRAIN_AGAIN)
     if bool((bn.running_var <= 0).any()):
         raise NotFusable(
-            "a running variance of this batch normalisation is not positive",
+            "a running variance of this batch normalization is not positive",
             where=name,
             hint="train some batches; a dead channel's output is constant: set its running_var above 0 yourself",
         )

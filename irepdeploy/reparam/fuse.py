@@ -19,7 +19,7 @@ from irepdeploy.reparam.comparator import TOLERANCES, relative_error
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.geometry import random_input
 from irepdeploy.reparam.insert import Where
-from irepdeploy.reparam.normalisation import Norm, scale_shift
+from irepdeploy.reparam.normalization import Norm, scale_shift
 from irepdeploy.reparam.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.structure import copied_without_hooks, plain_conv, replaced
 from irepdeploy.reparam.wrappers import unwrapped
@@ -66,12 +66,12 @@ def fuse(
 ) -> nn.Module:
     """Return a new network in which every RepBlock is replaced by one convolution with bias.
 
-    Everything else is copied unchanged: other batch normalisations, hooks, dtype, device, ``requires_grad`` and names.
+    Everything else is copied unchanged: other batch normalizations, hooks, dtype, device, ``requires_grad`` and names.
     Wrappers such as DistributedDataParallel or torch.compile are removed.
 
     Args:
         model: A network with RepBlocks, in eval mode; it is not changed.
-        keep_bn: Keep the bias in a neutral batch normalisation instead of the convolution, so that the state dict
+        keep_bn: Keep the bias in a neutral batch normalization instead of the convolution, so that the state dict
             loads strictly into the network into which the branches were inserted.
         prove: Compare each block with its convolution, in float64 to 1e-10 and in its own dtype to 1e-5 (float32).
         method: Deprecated. Call `irepdeploy.fuse_probe` for "probe" and `irepdeploy.fuse_graph` for "graph".
@@ -83,7 +83,7 @@ def fuse(
 
     Raises:
         NotFusable: The network is in train mode, has weights or statistics that are not finite, has
-            batch-normalisation statistics that are missing or a running variance that is not positive, or has RepBlocks
+            batch-normalization statistics that are missing or a running variance that is not positive, or has RepBlocks
             that were dissolved by tracing. With `keep_bn`, also if a block has no place for the bias.
         CheckFailed: A block and its convolution differ. The error names the worst block.
     """
@@ -232,10 +232,10 @@ def _bias_moved(
     """Move the bias to where the original network can hold it, and return the replacement of its BN, if any."""
     if layer is None or (layer.bn is None and not layer.bias):
         raise NotFusable(
-            "no place for the bias: no batch normalisation moved into this block, and its convolution had no bias",
+            "no place for the bias: no batch normalization moved into this block, and its convolution had no bias",
             where=name,
             hint="fuse without keep_bn=True"
-            + ("; the preset gave the block a batch normalisation of its own" if layer and layer.own_bn else ""),
+            + ("; the preset gave the block a batch normalization of its own" if layer and layer.own_bn else ""),
         )
     _refuse_tied(block, modules, name)
     if layer.bn is None or layer.folded:
@@ -256,7 +256,7 @@ def _refuse_tied(block: RepBlock, modules: dict[str, nn.Module], name: str) -> N
 
 
 def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> Norm:
-    """Move the bias of `conv` into a batch normalisation that multiplies by exactly 1."""
+    """Move the bias of `conv` into a batch normalization that multiplies by exactly 1."""
     assert conv.bias is not None and bn is not None
     neutral = copy.deepcopy(bn)
     with torch.no_grad():
@@ -273,7 +273,7 @@ def _bias_into_bn(conv: nn.Conv2d, bn: Norm | None, *, keep_conv_bias: bool) -> 
         scale, shift = scale_shift(neutral)
         exact = float((scale - 1).abs().max()) <= torch.finfo(scale.dtype).eps
         if not exact or not torch.equal(shift, neutral.bias):
-            raise CheckFailed(f"batch normalisation with eps={bn.eps} cannot be made neutral in {scale.dtype}")
+            raise CheckFailed(f"batch normalization with eps={bn.eps} cannot be made neutral in {scale.dtype}")
     return neutral
 
 

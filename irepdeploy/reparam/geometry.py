@@ -119,7 +119,7 @@ def refusal(conv: nn.Module) -> str | None:
     if "forward" in vars(conv):
         return "its forward was replaced on the instance"
     if any(True for _ in conv.children()):
-        return "has submodules, as a convolution prepared for quantisation does"
+        return "has submodules, as a convolution prepared for quantization does"
     if not conv.weight.is_floating_point():
         return f"weights of type {str(conv.weight.dtype).removeprefix('torch.')}"
     return None

@@ -13,14 +13,14 @@ from irepdeploy.errors import ArchitectureError, ModelError, counted
 from irepdeploy.reparam.architecture import Architecture
 from irepdeploy.reparam.block import RepBlock, Step
 from irepdeploy.reparam.geometry import Geometry, refusal
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.reparam.origin import FUSED, TRAIN, InsertedLayer, Origin, origin_of, set_origin
 from irepdeploy.reparam.presets import Preset, preset_of
 from irepdeploy.reparam.published import PUBLISHED
 from irepdeploy.reparam.step import set_step
 from irepdeploy.reparam.structure import insert_layers
 from irepdeploy.reparam.usage import Usage, captured_module, usage_of
-from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
+from irepdeploy.reparam.wrappers import refuse_uninitialized, unwrapped
 
 __all__ = ["Branches", "Where", "expandable", "insert_branches", "matches", "silence"]
 
@@ -39,9 +39,9 @@ def insert_branches(
 ) -> nn.Module:
     """Return a new network in which a RepBlock replaces each chosen convolution.
 
-    A batch normalisation that is the only reader of a convolution moves into the block and is replaced by an identity.
+    A batch normalization that is the only reader of a convolution moves into the block and is replaced by an identity.
     Only ``forward`` is traced, in train and eval mode: any other method that calls the convolution without its
-    normalisation returns different values afterwards. Convolutions that cannot be expanded are skipped; `expandable`
+    normalization returns different values afterwards. Convolutions that cannot be expanded are skipped; `expandable`
     returns the reasons. The result has an Origin, which checkpoints store, so that `fuse` and `load` know what was
     inserted. Branches can be inserted into a fused network again, beside its present convolutions.
 
@@ -54,7 +54,7 @@ def insert_branches(
             convolution, or ``f(name, convolution) -> bool``.
         scaled: Whether alpha and beta scale the branches. Defaults to the preset's choice, and to True for an
             Architecture.
-        preserve: Initialise the branches to zero (gamma and beta of their last batch normalisation), so that the
+        preserve: Initialize the branches to zero (gamma and beta of their last batch normalization), so that the
             outputs in eval mode equal those of `model`.
         step: How the blocks compute in train mode, "exact" or "merged"; see `set_step`.
 
@@ -122,7 +122,7 @@ def _checked(model: nn.Module, where: Where) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
-    refuse_uninitialised(model)
+    refuse_uninitialized(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("a scripted network has no modules to replace", hint="insert before scripting")
     if not isinstance(where, str) and not callable(where):
@@ -283,10 +283,10 @@ def _nothing_chosen(model: nn.Module, where: Where, reasons: dict[str, str]) -> 
 
 
 def silence(model: nn.Module, names: Collection[str]) -> None:
-    """Set gamma and beta of the last batch normalisation of each branch to zero, in place, in these blocks.
+    """Set gamma and beta of the last batch normalization of each branch to zero, in place, in these blocks.
 
     Raises:
-        ArchitectureError: A branch has no batch normalisation.
+        ArchitectureError: A branch has no batch normalization.
     """
     for name, block in model.named_modules():
         if name in names and isinstance(block, RepBlock):
@@ -294,7 +294,7 @@ def silence(model: nn.Module, names: Collection[str]) -> None:
                 last = [module for module in branch.modules() if isinstance(module, NORMS)][-1:]
                 if not last:
                     raise ArchitectureError(
-                        f"branch {type(branch).__name__} has no batch normalisation that could start at zero",
+                        f"branch {type(branch).__name__} has no batch normalization that could start at zero",
                         where=name,
                         hint="insert without preserve=True",
                     )

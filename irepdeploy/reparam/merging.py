@@ -1,6 +1,6 @@
 """The merged step: in train mode a block computes one convolution, whose kernel is the sum of all branches.
 
-The contribution of a branch depends only on the statistics of its normalisations. With running statistics the step is
+The contribution of a branch depends only on the statistics of its normalizations. With running statistics the step is
 exact; batch statistics are estimated from a `Sample`.
 """
 
@@ -21,11 +21,11 @@ class Term(NamedTuple):
     """Contribution of one operation to the kernel and bias of a block.
 
     Attributes:
-        kernel: Kernel of the map before the last normalisation, (C_out, C_in/groups, taps, taps), where equal rows or
+        kernel: Kernel of the map before the last normalization, (C_out, C_in/groups, taps, taps), where equal rows or
             columns may be given as one.
         bias: Bias of that map (C_out,), or None.
-        scale: Scale of the last normalisation (C_out,).
-        shift: Shift of the last normalisation (C_out,).
+        scale: Scale of the last normalization (C_out,).
+        shift: Shift of the last normalization (C_out,).
         rows: Rows of the KxK kernel to which `kernel` is added.
         columns: Columns of the KxK kernel to which `kernel` is added.
     """

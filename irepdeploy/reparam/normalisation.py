@@ -1,4 +1,4 @@
-"""Batch normalisation of branches: multiplied by a factor, or as a scale and a shift to fold into a kernel."""
+"""Batch normalization of branches: multiplied by a factor, or as a scale and a shift to fold into a kernel."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Express `bn` as ``scale * x + shift``, where scale and shift are (C,).
 
     Args:
-        bn: The batch normalisation.
+        bn: The batch normalization.
         x: A batch (N, C, H, W). In train mode its statistics are used, and the running statistics are updated as in
             torch's own forward pass; with a SyncBatchNorm they are those of the batches of all ranks. Without a batch,
             or in eval mode, the running statistics are used.
@@ -59,7 +59,7 @@ def scale_shift(bn: Norm, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def uses_batch(bn: Norm) -> bool:
-    """Return whether `bn` normalises with batch statistics."""
+    """Return whether `bn` normalizes with batch statistics."""
     return bn.training or bn.running_mean is None
 
 
@@ -127,7 +127,7 @@ class _WithMoments(torch.autograd.Function):
 class _BatchStatistics(torch.autograd.Function):
     """Compute mean and ``1 / sqrt(variance + eps)`` of each channel, and update the running statistics.
 
-    On a channels-last map `torch.var_mean` takes 14 times as long as torch's batch normalisation, and its gradient
+    On a channels-last map `torch.var_mean` takes 14 times as long as torch's batch normalization, and its gradient
     makes five passes over the map where one is enough: with n values per channel,
     ``dx = dmean / n - dinverse * inverse^3 * (x - mean) / n``.
     """

@@ -35,12 +35,12 @@ class InsertedLayer:
 
     Attributes:
         name: The convolution's name in the network before the insertion.
-        bn: Name of the batch normalisation that moved into the block, or None.
+        bn: Name of the batch normalization that moved into the block, or None.
         branches: Names of the branches beside it.
         scaled: Whether alpha and beta scale them.
         bias: Whether the convolution had a bias.
-        own_bn: Whether the fixed operation received its own batch normalisation and bias, while the network's batch
-            normalisation stayed outside the block.
+        own_bn: Whether the fixed operation received its own batch normalization and bias, while the network's batch
+            normalization stayed outside the block.
         folded: Whether `bn` was already folded into the convolution when the branches were inserted.
         fused: Whether this layer of a network in train state is a plain convolution that was fused before.
         off: Names of the inactive branches among `branches`.
@@ -65,14 +65,14 @@ class Origin:
         net: Name in the registry, or None for a foreign class.
         args: Keyword arguments of the registry's builder.
         factory: Function that builds a foreign class, as ``package.module:function``, or None if unknown.
-        state: "train" (branches, batch normalisation) or "fused" (plain convolutions).
+        state: "train" (branches, batch normalization) or "fused" (plain convolutions).
         layers: The inserted layers.
         input_shape: Shape of the only input without the batch axis, usually (C, H, W); () if unknown.
         input_name: Name of that input.
         output_names: Names of the outputs.
         dataset: Name of the training set, or None.
         classes: Names of the classes, or () if unknown.
-        statistics: Where the weights and batch-normalisation statistics come from.
+        statistics: Where the weights and batch-normalization statistics come from.
         inputs: All inputs in the order of ``forward``, each with None for the batch on at most one axis. () if
             `input_shape` and `input_name` are sufficient, as for a single float32 input with the batch first.
     """

@@ -23,8 +23,8 @@ class Preset:
         depthwise: Names of the branches beside a depthwise convolution, or None for `branches`.
         scaled: Whether alpha and beta scale the branches.
         kernels: Kernel sizes of the convolutions to expand.
-        own_bn: Whether the fixed convolution gets its own bias and batch normalisation, while the network's batch
-            normalisation stays outside the block.
+        own_bn: Whether the fixed convolution gets its own bias and batch normalization, while the network's batch
+            normalization stays outside the block.
     """
 
     branches: tuple[str, ...]

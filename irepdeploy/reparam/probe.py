@@ -122,7 +122,7 @@ def probe_module(module: nn.Module, in_channels: int | None = None, *, name: str
 
     Args:
         module: The module, in eval mode; it is not changed.
-        in_channels: Number of input channels. By default it is inferred from the convolutions and batch normalisations
+        in_channels: Number of input channels. By default it is inferred from the convolutions and batch normalizations
             of `module`.
         name: Name of the module in error messages.
 
@@ -284,7 +284,7 @@ def _prove(response: Response, conv: nn.Conv2d, axes: Sequence[_Axis]) -> None:
             raise response.refusal(
                 f"its interior agrees with one (error {interior:.1e}), but its border does not (error {error:.1e})",
                 hint="it pads something other than its input, such as the map between two layers or after a batch "
-                "normalisation, or does not pad with zeros",
+                "normalization, or does not pad with zeros",
             )
         raise response.refusal(
             f"its output depends on the absolute position or on other samples (error {interior:.1e} in the interior)"

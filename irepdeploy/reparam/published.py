@@ -3,7 +3,7 @@
 Each row of a matrix is a 3x3 convolution of the residual blocks, in order, and each column a branch; the stem is not
 included. The paper does not say which column is which branch. `COLUMNS` is INFERRED: it is the only order that
 reproduces the paper's training-time parameters (18.23, 36.12 and 29.04 million) to rounding, if the columns cost 0, 3,
-9, 2, 1, 2 and 3 times C_in * C_out, and each kept branch another 3 C_out for bias and batch normalisation (without
+9, 2, 1, 2 and 3 times C_in * C_out, and each kept branch another 3 C_out for bias and batch normalization (without
 these: 18.20, 36.06 and 29.01). The paper's count therefore omits the 1x1 convolutions before the average pool and the
 3x3; ours includes them (18.87, 37.64 and 29.38 million). Branches of equal cost cannot be distinguished: conv1x3 and
 conv3x1 may be swapped, and so may dil1x2 and dil2x1.

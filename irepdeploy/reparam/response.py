@@ -33,7 +33,7 @@ class Response:
         module: The module, in eval mode; it is not changed.
         where: Name of the module in error messages.
         in_channels: Number of input channels. By default the channel counts of the convolutions and batch
-            normalisations of the module are tried in order.
+            normalizations of the module are tried in order.
         wide: Convert the copy to float64. Otherwise maps have the dtype of its first floating-point tensor.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Statistics of batch normalisations that follow linear maps of one input: running statistics, and those of a sample.
+"""Statistics of batch normalizations that follow linear maps of one input: running statistics, and those of a sample.
 
-A branch is linear up to its batch normalisation, so a training step needs only the mean and variance of its map, not
+A branch is linear up to its batch normalization, so a training step needs only the mean and variance of its map, not
 the map itself. A `Sample` estimates them from patches of the input at some output positions. With all positions they
 equal the statistics of the batch.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.normalisation import Norm, moments_of_ranks, scale_shift, scale_shift_of, uses_batch
+from irepdeploy.reparam.normalization import Norm, moments_of_ranks, scale_shift, scale_shift_of, uses_batch
 
 __all__ = ["RUNNING", "Sample", "Statistics", "Taps", "sample_size", "tap_slice"]
 
@@ -34,16 +34,16 @@ _LEAST, _MOST, _OF_CHANNELS = 256, 2048, 65536
 
 
 class Statistics(Protocol):
-    """Statistics that express a batch normalisation as ``scale * y + shift``, where scale and shift are (C,).
+    """Statistics that express a batch normalization as ``scale * y + shift``, where scale and shift are (C,).
 
-    The batch normalisation follows a linear map of the block's input.
+    The batch normalization follows a linear map of the block's input.
     """
 
     def of_taps(self, bn: Norm, kernel: Tensor | None, rows: Taps, columns: Taps, bias: Tensor | None) -> ScaleShift:
         """Return scale and shift of `bn` after a convolution with the block's stride and padding.
 
         Args:
-            bn: The batch normalisation.
+            bn: The batch normalization.
             kernel: Kernel (C_out, C_in/groups, rows, columns), where equal rows or columns may be given as one. None
                 is the identity, in which channel i reads channel i.
             rows: Rows of the KxK kernel that `kernel` covers.
@@ -73,7 +73,7 @@ class Sample:
 
     One position is drawn from each of `count` equal parts of the batch, so that all positions are equally likely. Mean
     and variance, and therefore the gradients of input and kernels, are computed from the patches at these positions.
-    A normalisation in eval mode uses its running statistics.
+    A normalization in eval mode uses its running statistics.
 
     Args:
         x: The batch (N, C_in, H, W).

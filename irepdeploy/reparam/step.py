@@ -6,7 +6,7 @@ from torch import nn
 
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.reparam.block import STEPS, RepBlock, Step
-from irepdeploy.reparam.normalisation import has_hooks
+from irepdeploy.reparam.normalization import has_hooks
 from irepdeploy.reparam.wrappers import unwrapped
 
 __all__ = ["set_step"]
@@ -16,8 +16,8 @@ def set_step(model: nn.Module, step: Step, *, sample: int | None = None) -> nn.M
     """Set how the RepBlocks of `model` compute in train mode, in place, and return `model`.
 
     "exact" computes every branch separately. "merged" computes one convolution whose kernel is the sum of all branches;
-    the batch-normalisation statistics of each branch, and their gradients, come from a random sample of output
-    positions. If no normalisation uses batch statistics (all are in eval mode, as in a frozen backbone), both compute
+    the batch-normalization statistics of each branch, and their gradients, come from a random sample of output
+    positions. If no normalization uses batch statistics (all are in eval mode, as in a frozen backbone), both compute
     one exact convolution. Checkpoints do not store the step, and eval mode does not depend on it.
 
     In a merged step drop-path drops a branch for all images at once, and hooks on parts of a block do not run.

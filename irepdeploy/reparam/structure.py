@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from irepdeploy.errors import ArchitectureError, ModelError, one_line
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.geometry import Geometry, refusal
-from irepdeploy.reparam.normalisation import NORMS, Norm
+from irepdeploy.reparam.normalization import NORMS, Norm
 from irepdeploy.reparam.origin import FUSED, InsertedLayer, Origin, set_origin
 from irepdeploy.runtime.memory import is_out_of_memory
 
@@ -64,7 +64,7 @@ def rebuild(base: nn.Module, origin: Origin) -> nn.Module:
     replacements: dict[nn.Module, nn.Module] = {}
     modules = dict(base.named_modules())
     for layer in origin.layers:
-        # A fused network into which branches were inserted again no longer has its batch normalisations.
+        # A fused network into which branches were inserted again no longer has its batch normalizations.
         conv, bn = _find(modules, layer, with_bn=not layer.folded or isinstance(modules.get(layer.bn or ""), NORMS))
         if origin.state == FUSED or layer.fused:
             new: nn.Module = plain_conv(Geometry.of(conv), like=conv)
@@ -134,7 +134,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def plain_conv(geometry: Geometry, like: nn.Conv2d) -> nn.Conv2d:
-    """Create an uninitialised convolution with bias, with the dtype, device and mode of `like`."""
+    """Create an uninitialized convolution with bias, with the dtype, device and mode of `like`."""
     conv = geometry.conv(bias=True, kind=_WithoutValues, device=like.weight.device, dtype=like.weight.dtype)
     conv.__class__ = nn.Conv2d
     return conv.train(like.training)
@@ -147,7 +147,7 @@ class _WithoutValues(nn.Conv2d):
 
 
 def _in_mode_of(conv: nn.Conv2d, bn: Norm | None, block: RepBlock) -> RepBlock:
-    """Preserve train and eval mode, so that a frozen batch normalisation stays frozen."""
+    """Preserve train and eval mode, so that a frozen batch normalization stays frozen."""
     block.train(conv.training)
     if bn is not None and block.fixed.bn is not None:
         block.fixed.bn.train(bn.training)
@@ -157,7 +157,7 @@ def _in_mode_of(conv: nn.Conv2d, bn: Norm | None, block: RepBlock) -> RepBlock:
 def _rep_block(conv: nn.Conv2d, bn: Norm | None, layer: InsertedLayer) -> RepBlock:
     if layer.own_bn:
         bn = nn.BatchNorm2d(conv.out_channels).to(conv.weight)
-        # With its initial statistics this makes the batch normalisation an identity in eval mode.
+        # With its initial statistics this makes the batch normalization an identity in eval mode.
         nn.init.constant_(bn.weight, (1 + bn.eps) ** 0.5)
         if conv.bias is None:
             conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
@@ -173,7 +173,7 @@ def _find(
     conv = modules.get(layer.name)
     bn = modules.get(layer.bn) if layer.bn is not None and with_bn else None
     if not isinstance(conv, nn.Conv2d) or (layer.bn is not None and with_bn and not isinstance(bn, NORMS)):
-        raise ArchitectureError("the network has no such convolution and batch normalisation", where=layer.name)
+        raise ArchitectureError("the network has no such convolution and batch normalization", where=layer.name)
     reason = refusal(conv)
     if reason is not None:
         raise ArchitectureError(f"cannot replace this convolution: {reason}", where=layer.name)
@@ -182,7 +182,7 @@ def _find(
 
 def _deepcopy(value: Any, memo: dict[int, Any]) -> Any:
     for module in value.modules() if isinstance(value, nn.Module) else ():
-        # Weight normalisation stores the weight it computed last, and torch cannot copy tensors with a history.
+        # Weight normalization stores the weight it computed last, and torch cannot copy tensors with a history.
         stored = (item for item in vars(module).values() if isinstance(item, Tensor) and not item.is_leaf)
         memo.update((id(tensor), tensor.detach().clone()) for tensor in stored)
     try:

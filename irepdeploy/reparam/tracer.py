@@ -34,7 +34,7 @@ class Tracer(torch.fx.Tracer):
 def dissolved_block(model: nn.Module) -> str | None:
     """Return the name of a RepBlock that tracing dissolved, or None; `model` has its branches, but not the block.
 
-    Modules are recognised by a mark, because modules of any network may be called ``branches``.
+    Modules are recognized by a mark, because modules of any network may be called ``branches``.
     """
     blocks = tuple(f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, RepBlock))
     for name, module in model.named_modules():

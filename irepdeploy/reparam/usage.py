@@ -1,4 +1,4 @@
-"""Analyse with torch.fx how a network uses its convolutions and batch normalisations."""
+"""Analyse with torch.fx how a network uses its convolutions and batch normalizations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from irepdeploy.errors import ModelError, first_line
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.reparam.structure import has_hooks
 from irepdeploy.reparam.tracer import Tracer
 
@@ -28,7 +28,7 @@ class Usage:
         traced: Whether tracing succeeded.
         called: Names of the convolutions and RepBlocks that ``forward`` calls.
         read: Names of the modules whose parameters ``forward`` reads directly.
-        followers: Maps each convolution to the batch normalisation that may move into its block. In eval mode and in
+        followers: Maps each convolution to the batch normalization that may move into its block. In eval mode and in
             train mode, it is the only reader of the convolution's output and reads nothing else.
     """
 
@@ -50,7 +50,7 @@ def usage_of(model: nn.Module) -> Usage:
             twin = copy.deepcopy(model, dict(memo)).train(mode)
             found.append(_of_graph(twin, Tracer().trace(twin)))
         except Exception:  # anything that a foreign module raises when it is copied or traced
-            # Moving no batch normalisation is correct for every network.
+            # Moving no batch normalization is correct for every network.
             return Usage()
     calm, training = found
     followers = {
@@ -62,7 +62,7 @@ def usage_of(model: nn.Module) -> Usage:
 
 
 def followers_in_eval(model: nn.Module) -> dict[str, str]:
-    """Map each convolution of a network in eval mode to the batch normalisation that is its only reader.
+    """Map each convolution of a network in eval mode to the batch normalization that is its only reader.
 
     Raises:
         ModelError: ``forward`` cannot be traced.

@@ -7,7 +7,7 @@ from torch.nn.parameter import is_lazy
 
 from irepdeploy.errors import ModelError
 
-__all__ = ["refuse_uninitialised", "unwrapped"]
+__all__ = ["refuse_uninitialized", "unwrapped"]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -28,7 +28,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inside
 
 
-def refuse_uninitialised(model: nn.Module) -> None:
+def refuse_uninitialized(model: nn.Module) -> None:
     """Raise ModelError for a network with lazy layers that have no weights yet."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):

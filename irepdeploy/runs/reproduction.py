@@ -85,7 +85,7 @@ class RescoredPopulation(ReproducedRecord):
         batches: Number of training batches for recomputing statistics.
         whole: Scores on all images, as in the search.
         halves: Scores on both halves of the images, for each random split.
-        recalibrated: Scores on all images, with batch-normalisation statistics from different batches each time.
+        recalibrated: Scores on all images, with batch-normalization statistics from different batches each time.
     """
 
     stage: Literal["scoring"]

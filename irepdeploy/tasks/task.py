@@ -96,7 +96,7 @@ class Task(ABC):
         return self
 
     def objective(self, net: nn.Module) -> nn.Module | None:
-        """Return a module that computes the loss from inputs and targets, or None to minimise `loss` of the outputs.
+        """Return a module that computes the loss from inputs and targets, or None to minimize `loss` of the outputs.
 
         The module must contain `net`, so that the gradients of several processes are summed.
         """

@@ -24,7 +24,7 @@ from irepdeploy.reparam.branches import BRANCHES, Branch, branch_class
 from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.reparam.fuse import prove_block
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.reparam.probe import probe_block
 from irepdeploy.reparam.step import set_step
 from irepdeploy.testing.strategies import geometries, randomize_block, small_inputs
@@ -112,7 +112,7 @@ class BranchContract:
                 x = _input(geometry, 9)
                 assert _error(_by_kernel(branch.eval(), x), branch(x)) <= 1e-12
 
-    def test_its_last_normalisation_silences_it(self) -> None:
+    def test_its_last_normalization_silences_it(self) -> None:
         """Check that zero gamma and beta give zero outputs, on which ``insert_branches(preserve=True)`` relies."""
         branch = self.made(_somewhere(self.branch), 4)
         last = [module for module in branch.modules() if isinstance(module, NORMS)][-1]
@@ -132,7 +132,7 @@ class BranchContract:
         x = _input(branch.geometry, 1)
         assert torch.equal(twin(x), branch(x)) and torch.equal(copy.deepcopy(branch)(x), branch(x))
 
-    def test_synchronised_normalisation_is_the_same(self) -> None:
+    def test_synchronized_normalization_is_the_same(self) -> None:
         branch = self.made(_somewhere(self.branch), 7)
         x = _input(branch.geometry, 1)
         twin = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(branch))

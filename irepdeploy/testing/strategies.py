@@ -1,6 +1,6 @@
 """Hypothesis strategies for tests of a branch: convolution geometries and inputs.
 
-Batch-normalisation statistics are always random, because freshly initialised ones would hide a wrong fuse.
+Batch-normalization statistics are always random, because freshly initialized ones would hide a wrong fuse.
 """
 
 from __future__ import annotations

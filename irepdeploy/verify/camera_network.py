@@ -38,7 +38,7 @@ class CameraNetwork(nn.Module):
         self.train(network.training)
 
     def forward(self, images: Tensor) -> Any:
-        """Normalise uint8 images in float64, round once to float32, and run the network.
+        """Normalize uint8 images in float64, round once to float32, and run the network.
 
         The images are (N, C, H, W), or (N, H, W, C) if the layout is "nhwc".
         """

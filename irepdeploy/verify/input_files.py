@@ -20,7 +20,7 @@ from irepdeploy.verify.input_spec import UNNAMED, InputSpec
 from irepdeploy.verify.inputs import InputGroup, Wanted, signature_of
 from irepdeploy.verify.samples import joined, mapped, samples_in
 
-__all__ = ["READABLE", "fitted", "normalisation", "normalised", "planes", "read_arrays", "read_inputs"]
+__all__ = ["READABLE", "fitted", "normalization", "normalized", "planes", "read_arrays", "read_inputs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -45,7 +45,7 @@ def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, data
         path: A ``.npy`` or ``.npz`` file, an image, or a folder of these.
         wanted: The inputs, as for `gather_inputs`. By default they follow from the first array, which is (N, C, H, W)
             or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
-        dataset: Name of the data set whose normalisation images get; otherwise they become (x - 0.45) / 0.25. Images
+        dataset: Name of the data set whose normalization images get; otherwise they become (x - 0.45) / 0.25. Images
             are resized to the size of the input.
 
     Raises:
@@ -187,7 +187,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) -> tuple[Any, str]:
-    """Return the inputs in one file, and a description of their normalisation."""
+    """Return the inputs in one file, and a description of their normalization."""
     kind = file.suffix.lower()
     if kind == ".npz":
         arrays = _read_archive(file)
@@ -207,9 +207,9 @@ def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) ->
         return _checked(_read_array(file), spec, file), ""
     if spec is None:
         raise _size_unknown(file)
-    mean, std = normalisation(dataset)
+    mean, std = normalization(dataset)
     images = _read_image(file, spec, mean, std)
-    how = f", images normalised as (x - {_numbers(mean)}) / {_numbers(std)}" if spec.is_float else ""
+    how = f", images normalized as (x - {_numbers(mean)}) / {_numbers(std)}" if spec.is_float else ""
     return images, how
 
 
@@ -262,11 +262,11 @@ def _read_image(path: Path, spec: InputSpec, mean: Sequence[float], std: Sequenc
             opened.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
             dtype=np.float32,
         )
-    image = normalised(pixels, mean, std) if spec.is_float else pixels.reshape(height, width, -1).transpose(2, 0, 1)
+    image = normalized(pixels, mean, std) if spec.is_float else pixels.reshape(height, width, -1).transpose(2, 0, 1)
     return (image.transpose(1, 2, 0) if last else image).astype(spec.dtype)[None]
 
 
-def normalisation(dataset: str | None) -> tuple[Sequence[float], Sequence[float]]:
+def normalization(dataset: str | None) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and standard deviation of the channels of a data set, or 0.45 and 0.25 if it is unknown."""
     from irepdeploy.data import dataset_facts
 
@@ -274,7 +274,7 @@ def normalisation(dataset: str | None) -> tuple[Sequence[float], Sequence[float]
     return (_MEAN, _STD) if data is None else (data.mean, data.std)
 
 
-def normalised(pixels: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+def normalized(pixels: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
     """Convert pixels from 0 to 255, (H, W) or (H, W, C), to a network's input (C, H, W) with this mean and std."""
     scaled = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray((scaled - planes(mean)) / planes(std))

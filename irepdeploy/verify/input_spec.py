@@ -69,7 +69,7 @@ class InputSpec:
 
     @property
     def is_image(self) -> bool:
-        """Whether it takes normalised images, so that photographs are suitable inputs."""
+        """Whether it takes normalized images, so that photographs are suitable inputs."""
         return self.is_float and self.layout is not None
 
     @property

@@ -96,7 +96,7 @@ def noise_of(
         runner: Active runner of the model.
         inputs: Inputs as for `infer_all`.
         outputs: Outputs of the model for these inputs.
-        unoptimized: Inactive runner of the model without graph optimisations, or without the kernels of oneDNN.
+        unoptimized: Inactive runner of the model without graph optimizations, or without the kernels of oneDNN.
     """
     found: dict[str, dict[str, Array]] = {}
     with contextlib.suppress(IrepdeployError):

@@ -23,7 +23,7 @@ from ..supernet.space import Bits, SearchSpace
 
 __all__ = ["CandidateCosts", "Cost"]
 
-# Batch normalisation in train mode needs more than one value per channel.
+# Batch normalization in train mode needs more than one value per channel.
 _BATCH = 2
 
 

@@ -19,7 +19,7 @@ class CapturedForward:
     """The forward pass of a network in eval mode as one CUDA graph for each shape of batch.
 
     Weights may change in place between calls; nothing else may. The forward pass must neither depend on values nor
-    synchronise with the device.
+    synchronize with the device.
     """
 
     def __init__(self, network: nn.Module) -> None:

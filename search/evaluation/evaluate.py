@@ -114,7 +114,7 @@ class PopulationEvaluator:
     def outcomes(self, candidates: Sequence[Bits], part: int = 0) -> list[Outcome]:
         """Run each candidate on the images of one part; identical candidates are run once.
 
-        On a GPU the host synchronises with the device once per candidate.
+        On a GPU the host synchronizes with the device once per candidate.
         """
         missing = {bits.tobytes(): bits for bits in candidates if (bits.tobytes(), part) not in self._known}
         if missing:

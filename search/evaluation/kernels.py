@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.reparam.structure import plain_conv, replaced
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 
@@ -22,7 +22,7 @@ class PlainNetwork:
     """A plain network that takes the kernels of one candidate after another, in place.
 
     Its tensors keep their addresses, so that it can be compiled, or captured as a CUDA graph, once. Kernels are summed
-    in the supernet's dtype and rounded once to `dtype`; the remaining batch normalisations keep the supernet's dtype.
+    in the supernet's dtype and rounded once to `dtype`; the remaining batch normalizations keep the supernet's dtype.
 
     Attributes:
         network: The network in eval mode, with the kernels of the last `write`.
@@ -48,7 +48,7 @@ class PlainNetwork:
         self._layers = [
             _Layer(blocks[name], convs[name], names) for name, names in zip(space.layers, space.kept(None), strict=True)
         ]
-        # Modules that are not fused are shared: head, other convolutions and their batch normalisations.
+        # Modules that are not fused are shared: head, other convolutions and their batch normalizations.
         # A block that is used in several places has several names.
         fused = {id(parameter) for conv in convs.values() for parameter in conv.parameters()}
         self._shared = [

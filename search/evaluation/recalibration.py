@@ -1,4 +1,4 @@
-"""Recalibration of batch-normalisation statistics."""
+"""Recalibration of batch-normalization statistics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 
 __all__ = ["recalibrate"]
 
 
 @torch.no_grad()
 def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Set the statistics of every batch normalisation to their mean over all batches of images, in place.
+    """Set the statistics of every batch normalization to their mean over all batches of images, in place.
 
     Returns:
         The network, in eval mode.

@@ -106,7 +106,7 @@ class Ranks:
             return self._exchange(flat, sizes)
         from torch import distributed
 
-        # Synchronise over gloo first: NCCL does not report which rank is lost.
+        # Synchronize over gloo first: NCCL does not report which rank is lost.
         self.barrier()
         padded = flat.new_zeros(max(sizes))
         padded[: flat.numel()] = flat

@@ -118,7 +118,7 @@ def timing_table(found: TimedPopulation) -> Table:
         f"naive: one module for each kept branch, in batches of {found.naive_batch}; fused: one plain network"
         f" for a sum of cached kernels, in batches of {found.batch}, with its share of fusing every branch once"
         f" ({percentile(fuse, 50) / 1e9:.3f} s for the population).",
-        f"{rounds} rounds, in which all evaluations took turns; x: ratio of medians; s: means. Reading and normalising"
+        f"{rounds} rounds, in which all evaluations took turns; x: ratio of medians; s: means. Reading and normalizing"
         " the images is included.",
     )
     columns = ("evaluation", "s per candidate", "s per population", "x naive", "95 % interval")

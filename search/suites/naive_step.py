@@ -87,7 +87,7 @@ def _layers(branch: nn.Module) -> nn.Module:
 
 
 class _NormAndPad(nn.Module):
-    """Batch normalisation, then padding by one pixel with the image of zero under the running statistics."""
+    """Batch normalization, then padding by one pixel with the image of zero under the running statistics."""
 
     def __init__(self, bn: nn.BatchNorm2d) -> None:
         super().__init__()

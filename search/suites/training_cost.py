@@ -44,7 +44,7 @@ COLUMNS = ("network", "branches", "step", "s", "x plain", "95 % interval", "imag
 
 _CLASSES = 10
 _NONE, _PLAIN, _COMPILED = "none", "plain", "compiled"
-# Steps of a network with branches. "frozen": normalisation in eval mode, where steps are merged automatically.
+# Steps of a network with branches. "frozen": normalization in eval mode, where steps are merged automatically.
 _VARIANTS = ("exact", "merged", "frozen")
 # Besides the plain network, only this preset is compiled, with merged steps.
 _COMPILED_PRESET = "ireps"
@@ -121,7 +121,7 @@ def training_cost(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
         rows,
         [
             "forward pass, backward pass and SGD; random images, channels last, float32, freed memory kept. frozen: "
-            "normalisation in eval mode, where the exact step is merged by itself.",
+            "normalization in eval mode, where the exact step is merged by itself.",
             f"{scale.rounds} rounds, the rows of a network in turn; s: median, x: ratio of medians. Memory: of a "
             "separate process, without that of torch itself; on CUDA, the memory that torch allocates.",
             *(f"Left out: {reason}" for reason in chosen.left_out),

@@ -1,6 +1,6 @@
 """Measure the overhead of `irepdeploy train` over a bare loop, and whether the input pipeline keeps up.
 
-A bare loop is a hand-written loop with the same settings: shuffle, crop, flip, normalise, forward, backward, clip,
+A bare loop is a hand-written loop with the same settings: shuffle, crop, flip, normalize, forward, backward, clip,
 step. Both train the same plain network on the same images, with alternating epochs.
 """
 
@@ -79,7 +79,7 @@ def training_step(request: SuiteRequest, display: ProgressDisplay) -> SuiteRepor
             ["input pipeline alone", f"{per_second['input pipeline']:.0f}", "-"],
         ],
         notes=[
-            f"The input pipeline (crop, flip, cutout, normalise) gives {lead:.0f} times the images of the training."
+            f"The input pipeline (crop, flip, cutout, normalize) gives {lead:.0f} times the images of the training."
         ],
         figures={
             "step_over_bare_loop": step._asdict(),

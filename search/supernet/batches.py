@@ -98,12 +98,12 @@ def with_last(batches: Iterable[Any]) -> Iterator[tuple[int, Any, bool]]:
 
 
 def _changed(train: Stream, augment: AugmentSection) -> Stream:
-    """Return the stream with images cropped and distorted before normalisation."""
+    """Return the stream with images cropped and distorted before normalization."""
     if not augment.crop_pad and not augment.photometric:
         return train
     if not isinstance(train.source, RawObjects):
         name = "crop_pad" if augment.crop_pad else "photometric"
-        text = "it needs images that are not normalised yet, as in coco and shapes"
+        text = "it needs images that are not normalized yet, as in coco and shapes"
         raise RecipeError(text, where=f"augment.{name}", hint="do it in the Dataset")
     crop = CentreCrop(augment.crop_pad, augment.scales or (1.0,)) if augment.crop_pad else None
     return train.of(ChangedObjects(train.source, augment.photometric, crop))

@@ -101,7 +101,7 @@ def with_branches(
         plain: The plain network; it is not changed.
         branches: An Architecture, or the name of a preset.
         factors: "trainable": alpha and beta weight the branches and are trained. "folded": their initial value is moved
-            into the gamma of each branch's last batch normalisation. "none": branches are unweighted, as in the presets
+            into the gamma of each branch's last batch normalization. "none": branches are unweighted, as in the presets
             of peers.
         where: Layers that get branches, as in `insert_branches`.
         silent: Whether branches start at zero.

@@ -14,7 +14,7 @@ from ..execution.ranks import Ranks
 
 __all__ = ["AnyNorm", "Contribution", "StepSum"]
 
-# Normalisations with running statistics, of any number of dimensions.
+# Normalizations with running statistics, of any number of dimensions.
 AnyNorm = nn.modules.batchnorm._NormBase
 
 
@@ -37,7 +37,7 @@ class StepSum:
 
     Args:
         parameters: Parameters that get gradients.
-        norms: Normalisations; a subnet may use only some of them.
+        norms: Normalizations; a subnet may use only some of them.
         others: User-defined modules, whose other buffers may change in the forward pass of every subnet.
     """
 
@@ -46,7 +46,7 @@ class StepSum:
     ) -> None:
         self._parameters = list(parameters)
         self._buffers: list[Tensor] = []
-        # Batch counter of each batch normalisation, by index of its running mean.
+        # Batch counter of each batch normalization, by index of its running mean.
         self._counters: dict[int, Tensor] = {}
         self._of_norm: list[list[int]] = []
         for bn in norms:
@@ -71,7 +71,7 @@ class StepSum:
             parameter.grad = None
 
     def take(self, loss: Tensor, norms: Sequence[int]) -> Contribution:
-        """Return the contribution of the last pass through these normalisations; reset gradients and statistics."""
+        """Return the contribution of the last pass through these normalizations; reset gradients and statistics."""
         gradients = {}
         for index, parameter in enumerate(self._parameters):
             if parameter.grad is not None:

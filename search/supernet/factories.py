@@ -22,7 +22,7 @@ from irepdeploy.recipe import Recipe
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.origin import set_origin
 from irepdeploy.reparam.structure import copied
-from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
+from irepdeploy.reparam.wrappers import refuse_uninitialized, unwrapped
 from irepdeploy.tasks import Task, task_of
 
 __all__ = [
@@ -144,7 +144,7 @@ def made(net: Net, where: str | None = None) -> nn.Module:
     """
     if isinstance(net, nn.Module):
         plain = unwrapped(net)
-        refuse_uninitialised(plain)
+        refuse_uninitialized(plain)
         return copied(plain)
     if not callable(net):
         raise ModelError(f"expected a torch.nn.Module or a function that builds one, got {type(net).__name__}")
@@ -152,7 +152,7 @@ def made(net: Net, where: str | None = None) -> nn.Module:
     found = _called(net, str(name), {}, ModelError)
     if not isinstance(found, nn.Module):
         raise ModelError(f"expected a torch.nn.Module from the factory, got {type(found).__name__}", where=name)
-    refuse_uninitialised(unwrapped(found))
+    refuse_uninitialized(unwrapped(found))
     return unwrapped(found)
 
 

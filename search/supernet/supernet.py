@@ -60,7 +60,7 @@ class Supernet:
         self._compile = compile
         self._compiled: Callable[..., Any] | None = None
         self._blocks = self.space.blocks(self.model)
-        # (normalisation, position of its branch or None), which determines the statistics that a subnet updates.
+        # (normalization, position of its branch or None), which determines the statistics that a subnet updates.
         self._norms = list(self._list_norms())
         self._others = [module for module in self.model.modules() if not isinstance(module, AnyNorm)]
 

@@ -14,7 +14,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def averaged(net: nn.Module, decay: float) -> AveragedModel:
     """Return a moving average of `net`: call ``update_parameters(net)`` after each step, and read ``.module``.
 
-    Batch-normalisation statistics are averaged like the weights, so that they stay consistent. The decay of step n is
+    Batch-normalization statistics are averaged like the weights, so that they stay consistent. The decay of step n is
     min(decay, (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
     """
 

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from irepdeploy.errors import InputError, NotFusable
 from irepdeploy.reparam.fuse import fuse
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.reparam.origin import origin_of
 
 __all__ = ["fused_early", "fused_structure"]
 
 
 def fused_structure(net: nn.Module) -> nn.Module:
-    """Return the plain network that equals `net` in eval mode and keeps its batch normalisations.
+    """Return the plain network that equals `net` in eval mode and keeps its batch normalizations.
 
     Raises:
-        InputError: There is no place for a batch normalisation outside a block.
+        InputError: There is no place for a batch normalization outside a block.
     """
     try:
         return fuse(net.eval(), keep_bn=True)
@@ -35,10 +35,10 @@ def fused_structure(net: nn.Module) -> nn.Module:
 def fused_early(net: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> nn.Module:
     """Return the plain network that equals `net` in eval mode, and approximately in train mode.
 
-    The normalisations of `fused_structure` multiply by 1 in eval mode, but would divide by the deviation of a batch in
+    The normalizations of `fused_structure` multiply by 1 in eval mode, but would divide by the deviation of a batch in
     train mode. Each gets the statistics of its input over `batches`, and the weight and bias that undo them.
     """
-    # Only these are neutral; other normalisations keep what they have learned.
+    # Only these are neutral; other normalizations keep what they have learned.
     names = [layer.bn for layer in origin_of(net).layers if layer.bn is not None and not (layer.folded or layer.fused)]
     plain = fused_structure(net)
     norms = [plain.get_submodule(name) for name in names]

@@ -1,4 +1,4 @@
-"""Freezing of backbone stages and of batch-normalisation statistics during training."""
+"""Freezing of backbone stages and of batch-normalization statistics during training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 from irepdeploy.detect.detector import Detector
 from irepdeploy.errors import RecipeError
 from irepdeploy.recipe import FreezeSection
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 
 __all__ = ["Freeze"]
 

@@ -19,7 +19,7 @@ _MOST = 8
 def save_samples(folder: Path, objects: Any, origin: Origin) -> Path | None:
     """Write the first images of a set and their annotations below a run's folder; return the annotation file.
 
-    Nothing is written for data whose normalisation is unknown, such as that of a factory; the result is then None.
+    Nothing is written for data whose normalization is unknown, such as that of a factory; the result is then None.
 
     Args:
         folder: Folder of the run.

@@ -56,7 +56,7 @@ from .steps import GivenSteps, OptimizerFactory, RecipeSteps, SchedulerFactory
 __all__ = ["Training"]
 
 _SECONDS_BETWEEN_NOTES = 1.0
-# Reading the loss synchronises a GPU, so it is not read after every batch.
+# Reading the loss synchronizes a GPU, so it is not read after every batch.
 _STEPS_BETWEEN_LOOKS = 50
 _BATCHES_OF_STATISTICS = 16
 

@@ -404,7 +404,7 @@ def test_settings_that_are_none(options: dict[str, Any]) -> None:
 def test_images_that_do_not_fit() -> None:
     numbers = Split(torch.randn(20, 3, 8, 8), torch.arange(20))
     for name in ("randaugment", "brightness", "hue"):
-        with pytest.raises(InputError, match="need uint8 images, got normalised floats"):
+        with pytest.raises(InputError, match="need uint8 images, got normalized floats"):
             epoch(numbers, 10, 0, **EACH[name])
     with pytest.raises(InputError, match="1 or 3 channels, got 2"):
         epoch(split(channels=2), 10, 0, contrast=0.1)

@@ -117,7 +117,7 @@ def test_centres_keep_off_the_border_as_mmdetection_has_it() -> None:
         assert (min(drawn), max(drawn)) == (low, high)
 
 
-def test_images_are_changed_before_they_are_normalised() -> None:
+def test_images_are_changed_before_they_are_normalized() -> None:
     data = shapes(train=4, val=1, size=48)
     assert isinstance(data.train, RawObjects)
     plain = ChangedObjects(data.train, False, None)
@@ -127,5 +127,5 @@ def test_images_are_changed_before_they_are_normalised() -> None:
     image, found = changed[1]
     torch.manual_seed(0)
     assert torch.equal(changed[1][0], image) and image.shape == (1, 32, 32) and len(found)
-    # The black around a small image is black after normalisation too.
+    # The black around a small image is black after normalization too.
     assert image.min() == pytest.approx(-SHAPES.mean[0] / SHAPES.std[0])

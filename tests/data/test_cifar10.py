@@ -57,7 +57,7 @@ def test_every_image_is_read_as_it_was_written(tmp_path: Path, form: str, packed
     assert data.load_test().labels.tolist() == labels
 
 
-def test_images_are_normalised_and_channels_last(tmp_path: Path) -> None:
+def test_images_are_normalized_and_channels_last(tmp_path: Path) -> None:
     write_cifar10(tmp_path)
     data = load(tmp_path)
     images = data.val.images[:5]

@@ -282,7 +282,7 @@ def test_every_mode_becomes_rgb(form: str, mode: str) -> None:
 # Loading.
 
 
-def test_images_are_normalised_like_any_others(root: Path) -> None:
+def test_images_are_normalized_like_any_others(root: Path) -> None:
     val = load(root).val
     images = val.images[:]
     assert images.dtype == torch.float32 and images.shape == (6, 3, 32, 32)
@@ -325,7 +325,7 @@ def test_each_image_is_cropped_by_its_own_seed(root: Path) -> None:
     images = torch.cat([images for images, _ in loader])
     for place, (index, seed) in enumerate(zip(order.tolist(), seeds.tolist(), strict=True)):
         pixels = torch.tensor(decode_image(path_of(train.images, index), 32, area=0.08, seed=seed))
-        assert torch.equal(images[place], train.images.normalise(pixels.permute(2, 0, 1)[None])[0])
+        assert torch.equal(images[place], train.images.normalize(pixels.permute(2, 0, 1)[None])[0])
 
 
 def test_shares_of_processes_are_the_batch_of_one(root: Path) -> None:

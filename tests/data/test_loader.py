@@ -28,7 +28,7 @@ def pixel_split(count: int = 50, size: tuple[int, int] = (32, 32), channels: int
 
 
 def bytes_of(images: torch.Tensor) -> torch.Tensor:
-    """Return the original pixels of normalised images."""
+    """Return the original pixels of normalized images."""
     channels = images.shape[1]
     mean, std = torch.tensor(MEAN[:channels]).view(-1, 1, 1), torch.tensor(STD[:channels]).view(-1, 1, 1)
     return ((images * std + mean) * 255).round().int()
@@ -223,7 +223,7 @@ def test_order_of_the_steps_is_crop_flip_cutout() -> None:
         down, right = draws.shifts[row].tolist()
         crop = source[:, down : down + 32, right : right + 32]
         crop = crop.flip(2) if draws.flips[row] else crop
-        expected = split.images.normalise(crop[None])[0]
+        expected = split.images.normalize(crop[None])[0]
         top, left = (max(0, centre - 8) for centre in draws.holes[row].tolist())
         bottom, end = (centre + 8 for centre in draws.holes[row].tolist())
         expected[:, top:bottom, left:end] = 0

@@ -41,7 +41,7 @@ def test_they_have_the_published_counts(name: str, meta: None) -> None:
 
 
 def test_what_others_count(meta: None) -> None:
-    """MMDetection counts trained parameters, torchvision 91 classes without the affine part of normalisations."""
+    """MMDetection counts trained parameters, torchvision 91 classes without the affine part of normalizations."""
     net = build("faster_rcnn_resnet50_fpn")
     frozen = sum(params(module) for module in net.backbone.first(1))
     assert params(net) - frozen == 41_527_712
@@ -65,7 +65,7 @@ def test_parts_of_the_large_one(meta: None) -> None:
     ],
 )
 def test_they_cost_what_is_published(name: str, shape: tuple[int, int, int], billions: float, meta: None) -> None:
-    """MMDetection prints 207 for the last, with normalisations."""
+    """MMDetection prints 207 for the last, with normalizations."""
     assert round(count(build(name, input_shape=shape), shape).macs / 1e9, 2) == billions
 
 
@@ -79,7 +79,7 @@ def test_fused_they_find_the_same(small: Detector, images: Tensor) -> None:
     inserted = ird.insert_branches(small, "ireps", where="backbone")
     with_branches = randomize_statistics(inserted, seed=5).eval()
     fused = ird.fuse(with_branches)
-    # Every normalisation of the backbone found its convolution.
+    # Every normalization of the backbone found its convolution.
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.backbone.modules())
     with torch.no_grad():
         pairs = [small.decode(*net(images)) for net in (with_branches, fused)]

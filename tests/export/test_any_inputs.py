@@ -29,7 +29,7 @@ def weight(*shape: int) -> np.ndarray:
     return (RNG.standard_normal(shape) * 0.2).astype(np.float32)
 
 
-def recogniser(batch: int | str) -> onnx.ModelProto:
+def recognizer(batch: int | str) -> onnx.ModelProto:
     """Write a network of lines of text: (N, 1, 8, 20) in, (20, N, 5) out."""
     nodes = [
         make_node("Conv", ["x", "w"], ["c"]),
@@ -85,8 +85,8 @@ TOKENS = onnx_model(
     {"x": ("n", 6)}, {"y": ("n", 6, 3)}, {"table": weight(30, 4), "w": weight(4, 3)}, kinds={"x": TensorProto.INT64},
 )  # fmt: skip
 MODELS = {
-    "text lines, fixed": (recogniser(1), "random, standard normal + photographs"),
-    "text lines": (recogniser("n"), "random, standard normal + photographs"),
+    "text lines, fixed": (recognizer(1), "random, standard normal + photographs"),
+    "text lines": (recognizer("n"), "random, standard normal + photographs"),
     "speech, fixed": (speech(1), "random, standard normal, rate 16000"),
     "speech": (speech("n"), "random, standard normal, rate 16000"),
     "one rate runs": (choosy(), "random, standard normal, rate 3"),
@@ -164,7 +164,7 @@ def test_given_inputs_as_the_network_takes_them(tmp_path: Path, capsys: Capture)
 
 
 def test_forms_with_a_free_and_with_a_fixed_batch_are_the_same(tmp_path: Path) -> None:
-    free = recogniser("n")
+    free = recognizer("n")
     fixed = onnx.ModelProto.FromString(free.SerializeToString())
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     fixed.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2

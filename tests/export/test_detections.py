@@ -385,7 +385,7 @@ def test_int8_of_a_detector_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_int8_of_a_detector_is_exported_on_a_folder(tmp_path: Path) -> None:
     net = untold((32, 32))
     canvases(tmp_path / "images", 8, annotated=False)
-    # Many values of the quantised heads are equal, so their order decides which box suppresses which.
+    # Many values of the quantized heads are equal, so their order decides which box suppresses which.
     settings: dict[str, Any] = {"inputs": tmp_path / "images", "precision": "fp32,int8", "max_drop": 60, **FAST}
     found = export_model(net, tmp_path / "out", detections="nms", **settings).precisions["int8"]
     assert found["accuracy"]["float32"] == pytest.approx(100)

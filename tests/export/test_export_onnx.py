@@ -314,7 +314,7 @@ def test_a_newer_format_is_written_as_the_target_takes_it(tmp_path: Path) -> Non
     assert operators(tmp_path / "board/model.onnx") == {"Conv": 1, "Relu": 1}
 
 
-def test_initialisers_among_the_inputs_and_metadata_of_others(tmp_path: Path) -> None:
+def test_initializers_among_the_inputs_and_metadata_of_others(tmp_path: Path) -> None:
     model = branched()
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [2, 3, 1, 1]))
     for key, value in (("irepdeploy.dataset", "../../etc"), ("irepdeploy.net", "\u001b[31m"), ("x", "")):

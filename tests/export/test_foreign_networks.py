@@ -26,7 +26,7 @@ from support.published_blocks import MobileOneBlock, RepVGGBlock, conv_bn
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise 7x7, layer normalisation with the channels last, a bottleneck, a layer scale."""
+    """A depthwise 7x7, layer normalization with the channels last, a bottleneck, a layer scale."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Squeeze(nn.Module):
 
 
 class RepViTBlock(nn.Module):
-    """A depthwise 3x3 beside a depthwise 1x1 and the input, then normalisation (Wang et al., 2024)."""
+    """A depthwise 3x3 beside a depthwise 1x1 and the input, then normalization (Wang et al., 2024)."""
 
     def __init__(self, channels: int, *, squeeze: bool) -> None:
         super().__init__()

@@ -265,7 +265,7 @@ def test_operators_of_onnx_runtime_alone(tmp_path: Path, capsys: Capture) -> Non
 
 
 def test_outputs_that_declare_a_batch_or_a_rank_that_they_do_not_have(tmp_path: Path) -> None:
-    """As in recurrent networks and text recognisers of public packages; ONNX Runtime follows the operators."""
+    """As in recurrent networks and text recognizers of public packages; ONNX Runtime follows the operators."""
     rows = helper.make_node("Reshape", ["y", "rows"], ["z"], "rows")
     mean = helper.make_node("ReduceMean", ["y"], ["m"], "mean", axes=[0, 2, 3], keepdims=0)
     model = branches(13, np.float32, rows, mean)

@@ -149,7 +149,7 @@ def test_a_network_by_name_says_that_it_is_random(tmp_path: Path) -> None:
     assert Certificate.load(tmp_path / "again" / "certificate.json").source["statistics"] == "random, seed 0"
 
 
-def test_where_1x1_convolutions_keep_their_normalisation(tmp_path: Path) -> None:
+def test_where_1x1_convolutions_keep_their_normalization(tmp_path: Path) -> None:
     torch.manual_seed(0)
     convolutions = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
     model = randomize_statistics(nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(800, 5))).eval()

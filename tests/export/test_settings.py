@@ -134,7 +134,7 @@ def test_uint8_images_go_in(layout: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--bake-preprocess", "nhwc"], "the normalisation of the images is unknown"),
+        (["--bake-preprocess", "nhwc"], "the normalization of the images is unknown"),
         (["--bake-preprocess", "nhwc", "--mean", "0.5"], "go together"),
         (["--bake-preprocess", "hwc", "--mean", "0.5", "--std", "1"], "unknown"),
         (["--mean", "nan"], "expected numbers such as"),

@@ -54,7 +54,7 @@ class Bright(Detector):
         boxes, scores = torch.zeros(count, 3, 4), torch.zeros(count, 3)
         number = torch.zeros(count, 1, dtype=torch.int32)
         for row, image in enumerate(heads[0][:, 0]):
-            # 0 after normalisation is the mean; only values far above it are bright.
+            # 0 after normalization is the mean; only values far above it are bright.
             down, across = (image > 1.5).nonzero().unbind(1)
             if len(down):
                 boxes[row, 0] = torch.stack([across.min(), down.min(), across.max() + 1, down.max() + 1]).float()

@@ -59,7 +59,7 @@ SIZES = {
 }
 # The others are built and counted at night.
 BY_DAY = ("darts_cifar", "amoebanet_a", "cars_lat_a", "goldnas_cifar")
-# Convolutions, those of them that are depthwise, batch normalisations, pools.
+# Convolutions, those of them that are depthwise, batch normalizations, pools.
 LAYERS = {
     "darts_cifar": (439, 198, 239, 10),
     "darts": (298, 132, 163, 10),
@@ -174,13 +174,13 @@ def test_a_cell_of_goldnas_sums_any_number_of_operations_a_node() -> None:
     c = k0(a) + s2(a) + k1(b)
     expected = torch.cat([c, k3(b) + s3(b) + s3b(c), k4(a) + s4(b) + k4b(c), k5(a) + s5(a)], 1)
     assert torch.equal(made(s0, s1), expected)
-    # A skip is a batch normalisation alone, and those in cells have neither gamma nor beta.
+    # A skip is a batch normalization alone, and those in cells have neither gamma nor beta.
     assert isinstance(k0, nn.BatchNorm2d) and k0.weight is None
     assert all(module.weight is None for module in made.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 @torch.no_grad()
-def test_a_factorised_reduction_reads_even_pixels_and_then_odd_ones() -> None:
+def test_a_factorized_reduction_reads_even_pixels_and_then_odd_ones() -> None:
     made = FactorizedReduction(2, 4, True).eval()
     for conv in (made.conv1, made.conv2):
         conv.weight.copy_(torch.eye(2).reshape(2, 2, 1, 1))

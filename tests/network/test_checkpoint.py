@@ -175,7 +175,7 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         ird.load(tmp_path)
 
 
-def test_onnx_is_recognised(tmp_path: Path) -> None:
+def test_onnx_is_recognized(tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 

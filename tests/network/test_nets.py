@@ -123,7 +123,7 @@ def test_branches_on_vgg16_by_their_formulas() -> None:
     average = sum(c * d + 4 * d for c, d in layers)
     rows = sum(2 * (3 * c * d + 2 * d) for c, d in layers)
     assert ON_VGG["repnas_vgg16"] == PLAIN["vgg16"][0] + one + chain + average + rows + identity
-    # A grown block keeps the network's normalisation and gets one of its own.
+    # A grown block keeps the network's normalization and gets one of its own.
     assert ON_VGG["dyrep_vgg16"] == ON_VGG["repnas_vgg16"] + sum(2 * d for d in VGG16)
 
 

@@ -174,7 +174,7 @@ def test_weights_that_a_checkpoint_could_not_hold_are_refused(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_script_is_recognised(tmp_path: Path) -> None:
+def test_a_script_is_recognized(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(Mine().eval(), torch.zeros(1, 3, 8, 8)), tmp_path / "m.pt")
     with pytest.raises(CheckpointError, match="a TorchScript program"):
         ird.load(tmp_path / "m.pt", model=Mine)

@@ -80,7 +80,7 @@ def _collapsed(
 
 @pytest.fixture
 def largest_difference() -> Callable[..., float]:
-    """``max|a - b| / max|a|`` over all outputs of two models in ONNX Runtime, float32, unoptimised."""
+    """``max|a - b| / max|a|`` over all outputs of two models in ONNX Runtime, float32, unoptimized."""
     return _largest_difference
 
 

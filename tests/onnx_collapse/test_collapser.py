@@ -77,7 +77,7 @@ def test_the_same_bytes_from_every_kind_of_input(block: onnx.ModelProto, tmp_pat
 
 
 def test_nothing_to_merge_gives_the_bytes_back(model_of: Any, tmp_path: Path) -> None:
-    """Even bytes that serialising again would reorder."""
+    """Even bytes that serializing again would reorder."""
     model = model_of([("Conv", ["x", "w"], ["y"]), *RELU], CONSTANTS, X, ["z"])
     content = model.SerializeToString() + onnx.ModelProto(doc_string="again").SerializeToString()
     path = tmp_path / "plain.onnx"
@@ -116,7 +116,7 @@ def test_weights_computed_at_run_time(model_of: Any) -> None:
 
 
 def test_weights_that_are_inputs_are_not_constant(block: onnx.ModelProto, model_of: Any) -> None:
-    """Since IR version 4 an initialiser that is an input is a default; before, every one is listed so."""
+    """Since IR version 4 an initializer that is an input is a default; before, every one is listed so."""
     default = model_of(BLOCK + RELU, CONSTANTS, X, ["z"], listed=True)
     assert not collapse(default).changed
     old = model_of(BLOCK + RELU, CONSTANTS, X, ["z"], listed=True, ir_version=3, opset=8)
@@ -149,7 +149,7 @@ def test_weights_made_of_constants(collapsed: Any) -> None:
     assert found.regions[0].error_interior is not None and found.regions[0].error_interior < 1e-14
 
 
-def test_quantised_weights_stay_quantised(model_of: Any) -> None:
+def test_quantized_weights_stay_quantized(model_of: Any) -> None:
     nodes = [("DequantizeLinear", ["wq", "scale"], ["w"]), *BLOCK, *RELU]
     constants = {
         "w1": W1,

@@ -178,7 +178,7 @@ def test_defaults_of_forward_are_no_inputs() -> None:
     assert "forward" not in vars(model)
 
 
-def test_a_copy_of_normalised_weights() -> None:
+def test_a_copy_of_normalized_weights() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()).eval()
@@ -319,7 +319,7 @@ OTHERS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "BatchNorm1d": (1, lambda: after(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.ReLU())),
     "Conv1d": (1, lambda: after(nn.Flatten(2), nn.Conv1d(8, 4, 3, 2, 1, groups=2), nn.BatchNorm1d(4))),
     "ConvTranspose2d": (2, lambda: after(nn.ConvTranspose2d(8, 4, 3, 2, 1, 1, 2), nn.BatchNorm2d(4), Rep(4))),
-    "normalisations": (1, lambda: after(nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True), nn.PReLU(8))),
+    "normalizations": (1, lambda: after(nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True), nn.PReLU(8))),
     "bilinear": (2, lambda: after(nn.Upsample(scale_factor=1.5, mode="bilinear"), Rep(8), nn.PixelShuffle(2))),
     "corners": (1, lambda: after(nn.Upsample(size=(7, 5), mode="bilinear", align_corners=True), nn.CELU())),
     "softmax": (1, lambda: after(nn.LogSoftmax(1), nn.ZeroPad2d((1, 0, 2, 1)), nn.PixelUnshuffle(1))),

@@ -60,7 +60,7 @@ def convs(found: Any) -> list[tuple[int, ...]]:
                 "end": [2**40, 2**40],
                 "axes": [2, 3],
             },
-            id="factorised reduction",
+            id="factorized reduction",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_strides_that_differ(model_of: Any, largest_difference: Difference) -> N
     assert not found.changed and "strides differ" in found.regions[0].reason
 
 
-def test_a_pre_activation_normalisation_goes_into_all_its_readers(collapsed: Any) -> None:
+def test_a_pre_activation_normalization_goes_into_all_its_readers(collapsed: Any) -> None:
     nodes = [
         ("BatchNormalization", ["x", "g", "b", "m", "v"], ["n"]),
         ("Conv", ["n", "a"], ["p"]),
@@ -187,7 +187,7 @@ def test_kernels_of_31_stay_depthwise(collapsed: Any) -> None:
 
 
 def test_dilated_branches_keep_their_dilation(collapsed: Any) -> None:
-    """A dilated convolution and its normalisation: no zeros are written between its taps."""
+    """A dilated convolution and its normalization: no zeros are written between its taps."""
     nodes = [
         ("Conv", ["x", "a"], ["m"], {"pads": [18] * 4, "dilations": [18, 18]}),
         ("Mul", ["m", "s"], ["y"]),

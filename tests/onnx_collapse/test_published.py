@@ -150,7 +150,7 @@ def test_the_newer_exporter(name: str, opset: int) -> None:
 @pytest.mark.parametrize(
     "name", ["repvgg", *(pytest.param(name, marks=SLOW) for name in ("unireplknet", "acnet", "mobileone"))]
 )
-def test_batch_normalisation_that_the_exporter_left(name: str) -> None:
+def test_batch_normalization_that_the_exporter_left(name: str) -> None:
     before = given(name, fold_bn=False)
     assert operators(onnx.load_model_from_string(before))["BatchNormalization"] > 6
     check_deploy_form(name, before, collapse(before))

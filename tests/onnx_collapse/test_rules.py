@@ -32,8 +32,8 @@ def ints(*values: int) -> Any:
 
 # Behind a 3x3 convolution with a bias: name, opset, nodes from "c" to "y", constants.
 BEHIND: list[tuple[str, int, list[Any], dict[str, Any]]] = [
-    ("batch normalisation", 9, [("BatchNormalization", ["c", "g", "b", "m", "v"], ["y"], {"epsilon": 0.1})], BN),
-    ("batch normalisation 15", 15, [("BatchNormalization", ["c", "g", "b", "m", "v"], ["y"])], BN),
+    ("batch normalization", 9, [("BatchNormalization", ["c", "g", "b", "m", "v"], ["y"], {"epsilon": 0.1})], BN),
+    ("batch normalization 15", 15, [("BatchNormalization", ["c", "g", "b", "m", "v"], ["y"])], BN),
     ("identity", 13, [("Identity", ["c"], ["y"])], {}),
     ("dropout 7", 7, [("Dropout", ["c"], ["y"], {"ratio": 0.3})], {}),
     ("dropout 12", 12, [("Dropout", ["c", "r"], ["y", "mask"])], {"r": np.float32(0.3)}),

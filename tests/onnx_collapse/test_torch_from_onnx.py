@@ -273,7 +273,7 @@ def test_infinities() -> None:
 
 
 @pytest.mark.parametrize("opset", [18, 21])
-def test_group_normalisation(opset: int) -> None:
+def test_group_normalization(opset: int) -> None:
     # Per group, then per channel.
     weights = {"scale": numbers(2 if opset < 21 else 4), "bias": numbers(2 if opset < 21 else 4)}
     nodes = [helper.make_node("GroupNormalization", ["x", "scale", "bias"], ["y"], num_groups=2)]

@@ -70,7 +70,7 @@ FORMS: dict[str, onnx.ModelProto] = {
     "rms": built(23, "RMSNormalization", "s", s=NORMAL["s"], epsilon=1e-3),
     "groups": built(21, "GroupNormalization", "s", "b", num_groups=2, **CHANNELS),
     "old groups": built(18, "GroupNormalization", "s", "b", num_groups=2, s=CHANNELS["s"][:2], b=CHANNELS["b"][:2]),
-    "quantised": built(21, "QuantizeLinear", "s", s=np.array(0.05, np.float32), output_dtype=TensorProto.INT8),
+    "quantized": built(21, "QuantizeLinear", "s", s=np.array(0.05, np.float32), output_dtype=TensorProto.INT8),
     "cast": built(24, "Cast", to=TensorProto.INT32),
     "like": built(19, "CastLike", "l", l=np.zeros(1, np.float16)),
     "flat": built(24, "Reshape", "n", n=np.array([0, -1], INT), allowzero=0),

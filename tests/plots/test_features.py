@@ -75,7 +75,7 @@ def test_a_fused_network_has_the_maps_of_its_branches() -> None:
         assert np.allclose(before.fused[0][name], after.fused[0][name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_plain_network_is_seen_behind_its_batch_normalisation() -> None:
+def test_a_plain_network_is_seen_behind_its_batch_normalization() -> None:
     plain = net(None)
     maps = feature_maps(plain, images(), layer_names(plain))
     assert maps.fixed == [] and list(maps.layers) == VGG6
@@ -125,7 +125,7 @@ def test_layers_that_take_no_part_and_images_that_do_not_fit() -> None:
 
 def test_who_is_untrained(tmp_path: Path) -> None:
     assert why_untrained(open_source("vgg6")) == "random, seed 0"
-    assert why_untrained(open_source(build("vgg6"))) == "its batch normalisation has never been trained"
+    assert why_untrained(open_source(build("vgg6"))) == "its batch normalization has never been trained"
     trained = net(None)
     set_origin(trained, statistics="initial")
     assert why_untrained(open_source(trained)) == ""

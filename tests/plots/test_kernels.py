@@ -99,7 +99,7 @@ def test_it_is_the_kernel_that_is_deployed() -> None:
     assert after.layers[LAYER].taps == pytest.approx(found.layers[LAYER].taps, rel=1e-5)
 
 
-def test_plain_networks_have_their_batch_normalisation_in_the_kernel() -> None:
+def test_plain_networks_have_their_batch_normalization_in_the_kernel() -> None:
     plain = net(None)
     unit = plain.get_submodule("stages.0.0")
     with torch.no_grad():

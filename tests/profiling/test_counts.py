@@ -61,7 +61,7 @@ def test_alpha_and_beta_are_counted() -> None:
     branched = ird.insert_branches(plain, ["conv1x1"])
     scaled = ird.insert_branches(plain, ["conv1x1"], scaled=True)
     assert count(scaled, (4, 8, 8)).params == count(branched, (4, 8, 8)).params + 2
-    # A 1x1 convolution and its batch normalisation.
+    # A 1x1 convolution and its batch normalization.
     assert count(branched, (4, 8, 8)) == Counts(4 * 4 * 9 + 8 + 4 * 4 + 8, 64 * (4 * 4 * 9 + 4 * 4))
 
 

@@ -180,7 +180,7 @@ def test_a_network_by_name(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> 
     found, text = inspected_and_printed(capsys, monkeypatch, "vgg6")
     assert "Branches" not in text
     assert found["facts"]["statistics"] == "random, seed 0" and found["facts"]["architecture"] is None
-    # A plain network is described by its blocks: each convolution with its batch normalisation.
+    # A plain network is described by its blocks: each convolution with its batch normalization.
     params, macs = fused_counts(VGG6)
     assert found["train"]["params"] == params + sum(outer for _, _, outer in VGG6)
     assert (found["fused"]["params"], found["train"]["macs"]) == (params, macs)
@@ -189,7 +189,7 @@ def test_a_network_by_name(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> 
     assert other["layers"][0]["health"] != found["layers"][0]["health"] and other["train"] == found["train"]
 
 
-def test_where_convolutions_cannot_be_expanded_their_normalisation_stays(
+def test_where_convolutions_cannot_be_expanded_their_normalization_stays(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, text = inspected_and_printed(capsys, monkeypatch, "resnet18_cifar")
@@ -281,7 +281,7 @@ def test_a_foreign_class(mine: Callable[[], nn.Module], tmp_path: Path, capsys: 
     for name in ("train.pt", "fused.pt"):
         found = inspected(capsys, tmp_path / name, "--model", "mine_for_inspect:Mine")
         assert found["facts"]["factory"] == "mine_for_inspect:Mine" and found["notes"] == []
-        # 5x4 maps; the 1x1 branch and its normalisation beside each, an identity beside the second.
+        # 5x4 maps; the 1x1 branch and its normalization beside each, an identity beside the second.
         macs = 20 * (9 * 3 * 8 + 9 * 8) + 8 * 4
         assert found["fused"] == {"params": 9 * 24 + 8 + 9 * 8 + 8 + 8 * 4 + 4, "macs": macs}
         branches = (24 + 16) + (8 + 16) + 16
@@ -401,7 +401,7 @@ def test_onnx_with_what_is_not_counted(tmp_path: Path, capsys: Capture) -> None:
     found = inspected(capsys, onnx_file(tmp_path / "m.onnx", nodes, [1, 2, 8, 8], weights, ("y", "t")))
     notes = "; ".join(found["notes"])
     assert "not counted in any MACs: ConvTranspose, mine::Strange" in notes
-    assert "without the batch normalisation after them" in notes and "health of 1 convolution:" in notes
+    assert "without the batch normalization after them" in notes and "health of 1 convolution:" in notes
     # A constant counts as a parameter like an initializer does; each is counted once.
     assert found["fused"]["params"] == 54 + 54 + 3 and found["operators"]["Conv"] == 2
     assert [layer["layer"] for layer in found["layers"] if layer["health"]] == ["plain"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from irepdeploy.reparam.branches import BRANCHES
 from irepdeploy.reparam.comparator import relative_error
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.normalisation import batch_norm
+from irepdeploy.reparam.normalization import batch_norm
 from irepdeploy.testing.strategies import randomize_block
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation after convolutions of any kernel is folded exactly; where it cannot be folded, it stays."""
+"""Batch normalization after convolutions of any kernel is folded exactly; where it cannot be folded, it stays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def relative_error(a: nn.Module, b: nn.Module, x: Tensor) -> float:
     return float((expected - found).abs().max() / expected.abs().max())
 
 
-# Batch normalisations that stay: behind the concatenation of a factorised reduction, and skips of GOLD-NAS.
+# Batch normalizations that stay: behind the concatenation of a factorized reduction, and skips of GOLD-NAS.
 LEFT = {"resnet50": 0, "darts_cifar": 2, "amoebanet_a_cifar": 2, "goldnas_cifar": 63, "irep_resnet18_cifar": 0}
 ARGS = {"resnet50": {}, "irep_resnet18_cifar": {"depths": (1, 1)}}
 SHAPE = (3, 16, 16)
@@ -55,7 +55,7 @@ def test_networks_of_the_registry(name: str) -> None:
 def test_branches_are_fused_first(preset: str) -> None:
     net = settle_statistics(random_network("vgg6", preset), (1, 16, 16))
     plain = folded(net)
-    # DyRep's blocks have a normalisation of their own, and the network's stays behind them.
+    # DyRep's blocks have a normalization of their own, and the network's stays behind them.
     assert norms(ird.fuse(net)) == (6 if preset == "dyrep" else 0)
     assert norms(plain) == 0 and not blocks(plain)
     assert relative_error(net, plain, torch.randn(3, 1, 16, 16)) < 1e-5
@@ -79,7 +79,7 @@ def test_kernels_are_rounded_once() -> None:
 
 
 class Own(nn.Module):
-    """A convolution and a batch normalisation, used as `function` has it."""
+    """A convolution and a batch normalization, used as `function` has it."""
 
     def __init__(self, function: Callable[[Own, Tensor], Tensor], conv: nn.Module | None = None) -> None:
         super().__init__()
@@ -91,9 +91,9 @@ class Own(nn.Module):
         return self.function(self, x)
 
 
-class Quantised(nn.Conv2d):
+class Quantized(nn.Conv2d):
     """A class of its own, which does more than convolve, and which tracing takes for one of torch's, as those of
-    quantisation-aware training are."""
+    quantization-aware training are."""
 
     __module__ = "torch.nn.of_the_test"
 
@@ -106,8 +106,8 @@ STAYS = {
     "something stands between": Own(lambda m, x: m.bn(torch.relu(m.conv(x)))),
     "a sum of two": Own(lambda m, x: m.bn(m.conv(x) + x)),
     "the convolution is called twice": Own(lambda m, x: m.conv(m.bn(m.conv(x)))),
-    "the normalisation is called twice": Own(lambda m, x: m.bn(m.bn(m.conv(x)))),
-    "a class of its own": Own(lambda m, x: m.bn(m.conv(x)), Quantised(4, 4, 1)),
+    "the normalization is called twice": Own(lambda m, x: m.bn(m.bn(m.conv(x)))),
+    "a class of its own": Own(lambda m, x: m.bn(m.conv(x)), Quantized(4, 4, 1)),
     "a weight that is computed": Own(lambda m, x: m.bn(m.conv(x)), weight_norm(nn.Conv2d(4, 4, 1))),
 }
 
@@ -146,7 +146,7 @@ def test_what_is_watched_stays() -> None:
     assert norms(plain) == 1 and torch.equal(seen[0], net[0](x))
 
 
-def test_normalisation_without_affine_and_frozen_weights() -> None:
+def test_normalization_without_affine_and_frozen_weights() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False)).requires_grad_(False)
     net = randomize_statistics(net).eval()
     plain = folded(net)

@@ -32,7 +32,7 @@ def x() -> Tensor:
 
 
 class Frozen(nn.Module):
-    """Keeps its batch normalisation frozen, as detection backbones do."""
+    """Keeps its batch normalization frozen, as detection backbones do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Frozen(nn.Module):
         return self.bn(self.conv(x))
 
 
-def test_a_frozen_normalisation_stays_frozen(x: Tensor) -> None:
+def test_a_frozen_normalization_stays_frozen(x: Tensor) -> None:
     for own in (Frozen().train(), nn.Sequential(Frozen()).train()):
         net = ird.insert_branches(own, "dbb").train()
         bn = next(module for name, module in net.named_modules() if name.endswith("bn") and ".branches." not in name)
@@ -62,7 +62,7 @@ def test_a_frozen_normalisation_stays_frozen(x: Tensor) -> None:
 
 
 class OtherInTraining(nn.Module):
-    """In train mode, the map before the normalisation is an output too."""
+    """In train mode, the map before the normalization is an output too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class OtherInTraining(nn.Module):
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_normalisation_moves_only_if_both_modes_agree(mode: bool, x: Tensor) -> None:
+def test_a_normalization_moves_only_if_both_modes_agree(mode: bool, x: Tensor) -> None:
     own = randomize_statistics(OtherInTraining(), 1).train(mode)
     net = ird.insert_branches(own, "dbb", preserve=True)
     assert isinstance(net.bn, nn.BatchNorm2d)

@@ -18,7 +18,7 @@ import irepdeploy as ird
 from irepdeploy.errors import ArchitectureError, CheckFailed, InputError, NotFusable
 from irepdeploy.network.nets import build
 from irepdeploy.network.nets.statistics import randomize_statistics
-from irepdeploy.reparam import algebra, branches, normalisation, sample
+from irepdeploy.reparam import algebra, branches, normalization, sample
 from irepdeploy.reparam.block import RepBlock
 from irepdeploy.reparam.branches import BRANCHES, Branch
 from irepdeploy.reparam.comparator import relative_error
@@ -82,7 +82,7 @@ def height_and_width_swapped(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def wrong_eps(patch: pytest.MonkeyPatch) -> None:
-    true = normalisation.scale_shift
+    true = normalization.scale_shift
 
     def wrong(bn: nn.BatchNorm2d, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if x is not None:
@@ -98,7 +98,7 @@ def border_padding_left_out(patch: pytest.MonkeyPatch) -> None:
         g = self.geometry
         h = self.bn1(self.conv1(x))
         y = nn.functional.conv2d(h, self.conv2.weight, None, g.stride, g.padding, g.dilation, g.groups)
-        return normalisation.batch_norm(y, self.bn2, factor)
+        return normalization.batch_norm(y, self.bn2, factor)
 
     patch.setattr(BRANCHES["conv1x1_3x3"], "forward", naive)
 
@@ -236,7 +236,7 @@ def test_keep_bn_loads_strictly_into_the_unchanged_class() -> None:
 def test_keep_bn_needs_a_bn() -> None:
     net = ird.insert_branches(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)), "acnet").eval()
     randomize_statistics(net)
-    with pytest.raises(NotFusable, match="no batch normalisation moved"):
+    with pytest.raises(NotFusable, match="no batch normalization moved"):
         ird.fuse(net, keep_bn=True)
 
 
@@ -356,7 +356,7 @@ def test_a_fused_checkpoint_loads_again(keep_bn: bool, tmp_path: Path) -> None:
             assert list(plain.state_dict()) == list(build("vgg6", bias=True, stages=STAGES).state_dict())
 
 
-def test_a_batch_normalisation_of_its_own_leaves_the_networks_outside() -> None:
+def test_a_batch_normalization_of_its_own_leaves_the_networks_outside() -> None:
     own = randomize_statistics(build("vgg6").eval(), 1)
     net = ird.insert_branches(own, "dyrep")
     block = net.get_submodule("stages.0.0.conv")

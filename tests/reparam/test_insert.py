@@ -234,7 +234,7 @@ def test_every_preset_on_every_size_and_padding(preset: str) -> None:
     wide = ird.compare(net.double(), ird.fuse(net), x.double())
     assert wide.max_rel_error <= 1e-10
     net = ird.insert_branches(own, preset, preserve=True)
-    # A batch normalisation of its own multiplies by 1 to rounding only.
+    # A batch normalization of its own multiplies by 1 to rounding only.
     assert ird.compare(own, net, x).max_rel_error <= (1e-6 if preset == "dyrep" else 0)
 
 
@@ -362,7 +362,7 @@ def test_a_tensor_of_a_past_forward_is_copied_without_its_history() -> None:
     assert torch.equal(kept, net.stages[0].kept) and kept is not net.stages[0].kept and not kept.requires_grad
 
 
-def test_normalised_weights_are_left_and_copied() -> None:
+def test_normalized_weights_are_left_and_copied() -> None:
     """torch.nn.utils.weight_norm computes the weight anew before every forward, and keeps the last one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,4 +1,4 @@
-"""Statistics of the middle batch normalisation over several ranks are those of one process with the whole batch."""
+"""Statistics of the middle batch normalization over several ranks are those of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from irepdeploy.reparam.branches import branch_class
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.normalisation import scale_shift
+from irepdeploy.reparam.normalization import scale_shift
 from irepdeploy.testing.strategies import randomize_block
 
 # SyncBatchNorm itself runs on GPUs only, so the last one is left as it is and the branch is cut behind the middle one.
@@ -21,7 +21,7 @@ PROGRAM = """
 import sys
 import torch
 from torch import distributed, nn
-from irepdeploy.reparam.normalisation import scale_shift
+from irepdeploy.reparam.normalization import scale_shift
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)

@@ -41,7 +41,7 @@ def test_the_fused_convolution_keeps_every_setting(preset: str, dilation: object
 
 
 def test_what_is_not_ours_is_never_taken_for_ours() -> None:
-    """RepViT's replace_batchnorm turns every normalisation that it does not know into an identity."""
+    """RepViT's replace_batchnorm turns every normalization that it does not know into an identity."""
     own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     net = trained_look(ird.insert_branches(own, "repvgg"), 3)
     plain = ird.fuse(net)
@@ -50,7 +50,7 @@ def test_what_is_not_ours_is_never_taken_for_ours() -> None:
 
 
 def test_a_fused_network_runs_from_its_checkpoint_alone(tmp_path: Path) -> None:
-    """YOLOv6's QA blocks built in deploy form call a normalisation that they do not have; timm (all but FastViT),
+    """YOLOv6's QA blocks built in deploy form call a normalization that they do not have; timm (all but FastViT),
     RepVGG, yolov7: fused weights load into nothing without the right flag.
     """
     for preset in BRANCHED:
@@ -59,8 +59,8 @@ def test_a_fused_network_runs_from_its_checkpoint_alone(tmp_path: Path) -> None:
         assert ird.load(tmp_path / "fused.pt")(torch.zeros(1, 1, 16, 16)).isfinite().all()
 
 
-def test_nothing_else_is_frozen_and_no_normalisation_is_left() -> None:
-    """timm and MobileOne detach_() all parameters: after the fuse 2 of 136 are trainable. timm leaves normalisations
+def test_nothing_else_is_frozen_and_no_normalization_is_left() -> None:
+    """timm and MobileOne detach_() all parameters: after the fuse 2 of 136 are trainable. timm leaves normalizations
     behind fused convolutions (fastvit_t8 10, repghost 48): ours stay where they cannot be folded only.
     """
     net = random_network("irep_resnet18_cifar", seed=5, depths=(1, 1))
@@ -146,7 +146,7 @@ def test_moving_average_keeps_the_structure_of_the_network() -> None:
 
 
 class BorderTrap(nn.Module):
-    """1x1, normalisation, zero padding, 3x3, as users of DBB write it."""
+    """1x1, normalization, zero padding, 3x3, as users of DBB write it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class BorderTrap(nn.Module):
 
 
 def test_the_border_trap_is_seen_in_foreign_blocks() -> None:
-    """DBB, OREPA: zero padding behind a normalisation is not one convolution at the border."""
+    """DBB, OREPA: zero padding behind a normalization is not one convolution at the border."""
     net = trained_look(nn.Sequential(nn.Conv2d(3, 4, 3), BorderTrap()), 12)
     with pytest.raises(NotFusable, match="border"):
         ird.fuse_probe(net, where=BorderTrap)

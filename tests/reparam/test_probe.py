@@ -225,7 +225,7 @@ def block_diagonal() -> nn.Module:
 
 
 def dead(kernel: int) -> nn.Module:
-    """A block with constant output, as with a zero-initialised last gamma."""
+    """A block with constant output, as with a zero-initialized last gamma."""
     bn = nn.BatchNorm2d(4)
     nn.init.zeros_(bn.weight)
     return nn.Sequential(nn.Conv2d(3, 4, kernel, padding=1), bn)

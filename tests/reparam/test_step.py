@@ -528,7 +528,7 @@ distributed.destroy_process_group()
 """
 
 
-def test_synchronised_statistics_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:
+def test_synchronized_statistics_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:
     geometry = Geometry(4, 4)
     block, x = merged(made(geometry, 13)), batch(geometry, 13, images=5)
     weights = torch.randn(5, 4, *x.shape[2:], dtype=torch.float64)

@@ -118,7 +118,7 @@ def test_sync_batch_norm(net: nn.Module, x: Tensor) -> None:
     assert ird.compare(theirs.eval(), ird.fuse(ours.eval()), x).ok
 
 
-def test_branches_of_a_sync_batch_norm_network_are_synchronised() -> None:
+def test_branches_of_a_sync_batch_norm_network_are_synchronized() -> None:
     own = nn.SyncBatchNorm.convert_sync_batchnorm(ird.build("vgg6"))
     net = ird.insert_branches(own, "ireps")
     assert not any(type(module) is nn.BatchNorm2d for module in net.modules())

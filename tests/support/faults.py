@@ -61,7 +61,7 @@ def _zero(content: bytes, generator: random.Random) -> bytes:
     return content[:start] + bytes(end - start) + content[end:]
 
 
-def _randomise(content: bytes, generator: random.Random) -> bytes:
+def _randomize(content: bytes, generator: random.Random) -> bytes:
     start, end = _range(content, generator)
     return content[:start] + generator.randbytes(end - start) + content[end:]
 
@@ -111,7 +111,7 @@ _ANY: dict[str, _Fault] = {
     "one bit flipped": _flip_bit,
     "50 bytes flipped": _flip_bytes,
     "range zeroed": _zero,
-    "range randomised": _randomise,
+    "range randomized": _randomize,
     "truncated": _truncate,
     "range cut out": _cut_out,
     "range doubled": _double,

@@ -95,7 +95,7 @@ def _padding_not_counted(site: _Site) -> str:
 
 def _bias_before_padding(site: _Site) -> str:
     writer = site.writer
-    x = writer.normalised(writer.pointwise("x", writer.g.channels, 2), 2)
+    x = writer.normalized(writer.pointwise("x", writer.g.channels, 2), 2)
     return writer.conv(x, 2, writer.g.out, (3, 3), (0, 0))
 
 

@@ -14,7 +14,7 @@ __all__ = ["meta"]
 @pytest.fixture
 def meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Build networks without weights: shapes and counts only."""
-    # Without this, most of the build time on this device goes into initialisers that draw no values.
+    # Without this, most of the build time on this device goes into initializers that draw no values.
     for module in (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase):
         monkeypatch.setattr(module, "reset_parameters", lambda self: None)
     for name in ("normal_", "xavier_uniform_", "kaiming_uniform_", "zeros_", "constant_"):

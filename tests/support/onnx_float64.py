@@ -61,7 +61,7 @@ def _average(a: Mapping[str, Any], x: Tensor) -> Tensor:
     return total / F.avg_pool2d(_padded(torch.ones_like(x), pads), kernel, strides)
 
 
-def _normalised(a: Mapping[str, Any], x: Tensor, *parts: Tensor) -> Tensor:
+def _normalized(a: Mapping[str, Any], x: Tensor, *parts: Tensor) -> Tensor:
     gamma, beta, mean, var = (part.reshape(1, -1, 1, 1) for part in parts)
     return (x - mean) / torch.sqrt(var + a.get("epsilon", 1e-5)) * gamma + beta
 
@@ -100,7 +100,7 @@ def _summed(a: Mapping[str, Any], *terms: Tensor) -> Tensor:
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": lambda a, x, y: x + y,
     "AveragePool": _average,
-    "BatchNormalization": _normalised,
+    "BatchNormalization": _normalized,
     "Concat": lambda a, *parts: torch.cat(parts, a["axis"]),
     "Constant": lambda a: _wide(numpy_helper.to_array(a["value"])),
     "Conv": _conv,

@@ -267,10 +267,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "paddings": lambda: nn.Sequential(nn.ZeroPad2d(1), nn.ReflectionPad2d((1, 2, 0, 1)), nn.ReplicationPad2d(1)),
     "upsamples": lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.UpsamplingBilinear2d(scale_factor=2)),
     "transposed": lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1, groups=2, bias=False),
-    "transposed and normalised": lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2), nn.BatchNorm2d(3), nn.ReLU()),
+    "transposed and normalized": lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2), nn.BatchNorm2d(3), nn.ReLU()),
     "pixel shuffle layer": lambda: nn.Sequential(conv(4, 8, 1), nn.PixelShuffle(2), nn.PixelUnshuffle(2)),
     "channel shuffle layer": lambda: nn.ChannelShuffle(2),
-    "normalisations": lambda: nn.Sequential(
+    "normalizations": lambda: nn.Sequential(
         nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.InstanceNorm2d(4)
     ),
     "weights of weights": lambda: nn.Sequential(
@@ -280,7 +280,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: nn.LayerNorm((7, 9)),
     "head": lambda: nn.Sequential(nn.Flatten(), nn.Linear(252, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)),
     "linear on maps": lambda: nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 2, bias=False)),
-    "normalised by a function": lambda: Call(
+    "normalized by a function": lambda: Call(
         lambda m, x: F.batch_norm(m.conv(x), m.bn.running_mean, m.bn.running_var, m.bn.weight, eps=1e-3).relu(),
         conv=conv(4, 4, 3, bias=False),
         bn=nn.BatchNorm2d(4),

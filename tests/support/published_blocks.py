@@ -137,7 +137,7 @@ class _ScaleLayer(nn.Module):
 
 
 class LinearAddBlock(nn.Module):
-    """Convolutions scaled per channel and added, then normalised (RepOptimizer's search, in YOLOv6)."""
+    """Convolutions scaled per channel and added, then normalized (RepOptimizer's search, in YOLOv6)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class RepConvN(nn.Module):
 
 
 class RepVGGDW(nn.Module):
-    """Depthwise: (3x3 with batch normalization + bare 1x1 with a bias + the input), normalised (RepViT, 2024)."""
+    """Depthwise: (3x3 with batch normalization + bare 1x1 with a bias + the input), normalized (RepViT, 2024)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ _DILATED: dict[int, Sequence[tuple[int, int]]] = {
 
 
 class DilatedReparamBlock(nn.Module):
-    """A large depthwise kernel and dilated smaller ones, each normalised (UniRepLKNet, Ding et al., 2024)."""
+    """A large depthwise kernel and dilated smaller ones, each normalized (UniRepLKNet, Ding et al., 2024)."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()

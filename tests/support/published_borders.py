@@ -163,7 +163,7 @@ class NaiveIrepsBlock(nn.Module):
 
 
 class OREPA(nn.Module):
-    """One convolution whose kernel is computed from six others at every call, then normalised (Hu et al., 2022)."""
+    """One convolution whose kernel is computed from six others at every call, then normalized (Hu et al., 2022)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()

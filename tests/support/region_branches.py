@@ -82,7 +82,7 @@ class BranchWriter:
         shape = (channels, 1, 1) if rng.random() < 0.5 else (1, channels, 1, 1)
         values = rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
         if kind == 0:
-            return self.normalised(x, channels)
+            return self.normalized(x, channels)
         if kind == 1:
             constant = graph.constant(values if rng.random() < 0.7 else values.flat[0])
             return str(graph.node("Mul", [x, constant] if rng.random() < 0.5 else [constant, x]))
@@ -96,7 +96,7 @@ class BranchWriter:
             return str(graph.node(str(rng.choice(["Identity", "Dropout", "Neg"])), [x]))
         return x
 
-    def normalised(self, x: str, channels: int) -> str:
+    def normalized(self, x: str, channels: int) -> str:
         """Write a batch normalization with random statistics."""
         rng = self.rng
         parts = (rng.uniform(0.5, 1.5, channels), rng.normal(size=channels), rng.normal(size=channels))
@@ -262,7 +262,7 @@ class BranchWriter:
         x, pads = self._read(x, self._pads(at, (1, 1)))
         if max(pads) > 0:
             x = self.pad_node(x, pads)
-        x = self.normalised(x, self.g.channels) if rng.random() < 0.5 else x
+        x = self.normalized(x, self.g.channels) if rng.random() < 0.5 else x
         return self.scaled(x, self.g.channels)
 
     def _halves(self, x: str) -> str:

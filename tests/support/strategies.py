@@ -61,7 +61,7 @@ class _Parallel(nn.Module):
 
 
 class _Forked(nn.Module):
-    """A convolution with two readers, one of them its batch normalisation."""
+    """A convolution with two readers, one of them its batch normalization."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def small_networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     """Draw a network of a few random parts around random convolutions, in eval mode with random values, and inputs.
 
     Parts are plain, residual, used twice, parallel, or fork after the convolution, with and without batch
-    normalisation; some convolutions have a kernel that cannot be expanded.
+    normalization; some convolutions have a kernel that cannot be expanded.
     """
     channels = draw(st.sampled_from((2, 3, 4, 6)))
     x_channels, parts = channels, list[nn.Module]()

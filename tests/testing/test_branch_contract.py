@@ -14,7 +14,7 @@ from irepdeploy.errors import ArchitectureError
 from irepdeploy.reparam import algebra
 from irepdeploy.reparam.branches import BRANCHES, Branch, register_branch
 from irepdeploy.reparam.geometry import Geometry
-from irepdeploy.reparam.normalisation import batch_norm, scale_shift
+from irepdeploy.reparam.normalization import batch_norm, scale_shift
 from irepdeploy.testing import BranchContract
 
 
@@ -33,7 +33,7 @@ for _branch in list(BRANCHES.values()):
 
 
 class Scale(Branch):
-    """A foreign branch: one factor per channel, then batch normalisation."""
+    """A foreign branch: one factor per channel, then batch normalization."""
 
     name = "scale"
     rows, columns = "middle", "middle"
@@ -110,7 +110,7 @@ def no_shrinking() -> Iterator[None]:
         (ForgetsItsWeight, "test_equals_its_kernel"),
         (ForgetsItsWeight, "test_a_block_with_it_fuses_by_algebra_and_by_probe"),
         (DropsTheFactor, "test_factor_multiplies_the_output_and_moves_no_statistic_otherwise"),
-        (NotSilent, "test_its_last_normalisation_silences_it"),
+        (NotSilent, "test_its_last_normalization_silences_it"),
         (MixesSamples, "test_samples_do_not_meet_in_eval_mode"),
         (KeepsAnUntrainedPart, "test_every_parameter_trains"),
     ],

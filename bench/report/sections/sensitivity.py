@@ -33,7 +33,7 @@ def sensitivity(found: Sequence[Certified]) -> Section | None:
     if not (charts or tables or claims):
         return None
     text = (
-        "SQNR: signal over the noise of quantisation, in decibels; 6 dB are one bit. Alone: of the network's outputs "
+        "SQNR: signal over the noise of quantization, in decibels; 6 dB are one bit. Alone: of the network's outputs "
         "if only this layer is int8, known where layers had to be ranked; otherwise the chart shows the weights."
     )
     return Section("sensitivity", "Sensitivity of layers", text, claims, tuple(charts), tuple(tables))
@@ -108,7 +108,7 @@ def _table(found: Certified, layers: Sequence[Mapping[str, Any]]) -> PlainTable:
 
 
 def _fused_layers(found: Certified) -> list[Mapping[str, Any]]:
-    """Return the errors that int8 would cause in the weights of fused blocks, if no layer was quantised."""
+    """Return the errors that int8 would cause in the weights of fused blocks, if no layer was quantized."""
     layers: list[Mapping[str, Any]] = []
     for layer in found.certificate.health:
         after = layer.get("after")

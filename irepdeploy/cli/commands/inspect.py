@@ -216,10 +216,10 @@ def _show_health(layers: list[LayerFacts]) -> None:
         ["layer", *_FIGURES],
         [[layer.layer, *(_pair(layer, figure, form) for figure, form in _FIGURES.values())] for layer in health],
     )
-    say("int8 dB: signal-to-quantisation-noise ratio of the weights, not accuracy: with one scale per kernel, with one")
+    say("int8 dB: signal-to-quantization-noise ratio of the weights, not accuracy: with one scale per kernel, with one")
     say("per channel, and of the worst channel with one scale per kernel.")
     if changed:
-        say("before: the fixed convolution alone, with its batch normalisation folded, as in a plain network.")
+        say("before: the fixed convolution alone, with its batch normalization folded, as in a plain network.")
 
 
 def _pair(layer: LayerHealth, figure: str, form: str) -> str:

@@ -1,6 +1,6 @@
 """The operations of searched cells (DARTS, Liu et al., 2019).
 
-No convolution has a bias, and there is no normalisation between a depthwise convolution and the 1x1 that follows it.
+No convolution has a bias, and there is no normalization between a depthwise convolution and the 1x1 that follows it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class OperationSet:
     """How a family of networks builds its operations.
 
     Attributes:
-        affine: Whether the batch normalisations in cells have gamma and beta.
-        skip: Whether a skip connection of stride 1 is an identity or a batch normalisation.
+        affine: Whether the batch normalizations in cells have gamma and beta.
+        skip: Whether a skip connection of stride 1 is an identity or a batch normalization.
     """
 
     affine: bool
-    skip: Literal["identity", "normalisation"]
+    skip: Literal["identity", "normalization"]
 
 
 OPERATION_SETS = {
     "darts": OperationSet(affine=True, skip="identity"),
-    "goldnas": OperationSet(affine=False, skip="normalisation"),
+    "goldnas": OperationSet(affine=False, skip="normalization"),
 }
 
 
@@ -45,7 +45,7 @@ class FactorizedReduction(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, affine: bool) -> None:
         super().__init__()
         if out_channels % 2:
-            raise ValueError(f"expected an even number of channels for a factorised reduction, got {out_channels}")
+            raise ValueError(f"expected an even number of channels for a factorized reduction, got {out_channels}")
         self.relu = nn.ReLU()
         self.conv1 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
         self.conv2 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
@@ -58,7 +58,7 @@ class FactorizedReduction(nn.Module):
 
 
 def pointwise(in_channels: int, out_channels: int, affine: bool) -> nn.Module:
-    """Build a sequence of ReLU, 1x1 convolution and batch normalisation."""
+    """Build a sequence of ReLU, 1x1 convolution and batch normalization."""
     return nn.Sequential(
         nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels, affine=affine)
     )

@@ -19,7 +19,7 @@ OWN = "own"
 
 
 def build(name: str, /, *, branches: Branches | None = OWN, **args: Any) -> nn.Module:
-    """Build a network of the registry in train mode, with weights initialised from torch's global generator.
+    """Build a network of the registry in train mode, with weights initialized from torch's global generator.
 
     Args:
         name: A name in `NETS`, or of a network of a library, such as ``timm/resnet18``.

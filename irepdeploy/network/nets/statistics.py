@@ -1,6 +1,6 @@
-"""Random batch-normalisation statistics for networks that were never trained.
+"""Random batch-normalization statistics for networks that were never trained.
 
-Initial statistics (mean 0, variance 1, gamma 1, beta 0) make every batch normalisation nearly an identity, so that a
+Initial statistics (mean 0, variance 1, gamma 1, beta 0) make every batch normalization nearly an identity, so that a
 wrong fuse would pass any comparison. For deep networks random statistics are not enough: the signal of the first layers
 is lost on the way (the logits of a random AmoebaNet-A differ by 1e-7 between images), so that a wrong stem would pass.
 """
@@ -17,7 +17,7 @@ _BATCH = 8
 
 @torch.no_grad()
 def randomize_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Set gamma, beta, mean and variance of every batch normalisation to seeded random values, in place.
+    """Set gamma, beta, mean and variance of every batch normalization to seeded random values, in place.
 
     Values are drawn in float64 from gamma ~ U(0.5, 1.5), beta ~ N(0, 0.2), mean ~ N(0, 0.2) and
     variance ~ U(0.5, 1.5), where 0.2 is the standard deviation, so that they are the same in every dtype.
@@ -39,7 +39,7 @@ def randomize_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def settle_statistics(model: nn.Module, input_shape: tuple[int, ...], seed: int = 0) -> nn.Module:
-    """Set the running statistics of every batch normalisation to the mean and variance of its input, in place.
+    """Set the running statistics of every batch normalization to the mean and variance of its input, in place.
 
     The input of the network is one batch of seeded normal values (8, *input_shape). Gamma, beta and the train or eval
     mode do not change. The variance of a channel is at least the mean variance of its layer, so that no channel is

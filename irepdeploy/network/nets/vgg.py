@@ -12,7 +12,7 @@ VGG16_STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 
 
 class ConvUnit(nn.Module):
-    """3x3 convolution, batch normalisation and ReLU."""
+    """3x3 convolution, batch normalization and ReLU."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1, bias: bool = False
@@ -28,13 +28,13 @@ class ConvUnit(nn.Module):
 
 
 class VGG(nn.Module):
-    """A VGG with batch normalisation, global average pooling and one or two linear layers.
+    """A VGG with batch normalization, global average pooling and one or two linear layers.
 
     Args:
         stages: Output channels of the convolutions of each stage.
         num_classes: Number of outputs.
         in_channels: Number of input channels.
-        bias: Whether the convolutions have a bias before their batch normalisation, as in the VGG-16 of Table 2.
+        bias: Whether the convolutions have a bias before their batch normalization, as in the VGG-16 of Table 2.
         hidden: Width of a linear layer and ReLU before the last linear layer, or None; ACNet's VGG-16 has 512.
         strided: Halve the map with a stride of 2 in the first convolution of each stage except the first, instead of
             pooling.

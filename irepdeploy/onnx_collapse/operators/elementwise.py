@@ -1,4 +1,4 @@
-"""Operators that add or scale: sums, factors, batch normalisations and identities."""
+"""Operators that add or scale: sums, factors, batch normalizations and identities."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Mul(_Scale):
 
     def check(self, operator: Operator, forms: Mapping[str, Form], context: Context) -> None:
         if _ends_gelu(operator, context.graph):
-            raise Refusal("it ends a GELU, which runtimes recognise by its five operators")
+            raise Refusal("it ends a GELU, which runtimes recognize by its five operators")
         super().check(operator, forms, context)
 
     def forms(self, operator: Operator, forms: Sequence[Form], context: Context) -> dict[str, Form]:
@@ -168,7 +168,7 @@ class Neg(_Scale):
 
 
 class BatchNormalization(_Scale):
-    """A batch normalisation in inference mode."""
+    """A batch normalization in inference mode."""
 
     def stencil(self, operator: Operator, form: Form, context: Context) -> Linear:
         return per_channel(*self.scale_shift(operator, form.channels, context))

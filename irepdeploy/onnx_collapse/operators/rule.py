@@ -1,4 +1,4 @@
-"""Base classes of operator rules, which define how the collapse recognises, evaluates, folds and costs an operator."""
+"""Base classes of operator rules, which define how the collapse recognizes, evaluates, folds and costs an operator."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from irepdeploy.onnx_graph.model_file import open_model
 from irepdeploy.reparam.comparator import TOLERANCES, compare_outputs, relative_error
 from irepdeploy.reparam.origin import FUSED, origin_of, set_origin
 from irepdeploy.reparam.structure import copied
-from irepdeploy.reparam.wrappers import refuse_uninitialised, unwrapped
+from irepdeploy.reparam.wrappers import refuse_uninitialized, unwrapped
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from irepdeploy.runtime.given_inputs import given_tensors
 from irepdeploy.runtime.quiet_exporter import exporter_reason, given_inputs_alone, quiet_exporter
@@ -63,7 +63,7 @@ def fuse_graph(model: nn.Module, example: Any = None, *, prove: bool = True) -> 
     if not isinstance(model, nn.Module):
         raise NotFusable(f"expected a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model)
-    refuse_uninitialised(model)
+    refuse_uninitialized(model)
     if any(module.training for module in model.modules()):
         raise NotFusable("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}

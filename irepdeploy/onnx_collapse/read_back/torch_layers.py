@@ -101,7 +101,7 @@ def gemm(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
 
 
 def batch_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a batch normalisation of a tensor of 2 to 5 dimensions."""
+    """Read a batch normalization of a tensor of 2 to 5 dimensions."""
     parts = [reader.weight(node, place) for place in range(1, 5)]
     gamma, beta, mean, var = (part.clone() for part in parts if part is not None)
     if attributes.get("training_mode", 0):
@@ -114,7 +114,7 @@ def batch_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attrib
 
 
 def instance_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read an instance normalisation."""
+    """Read an instance normalization."""
     gamma, beta = (reader.weight(node, place) for place in (1, 2))
     assert gamma is not None
     kind = _of_rank(_INSTANCE, reader.rank(node) - 2, node)
@@ -123,7 +123,7 @@ def instance_normalization(reader: Reader, node: onnx.NodeProto, attributes: Att
 
 
 def layer_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a layer normalisation over the last dimensions."""
+    """Read a layer normalization over the last dimensions."""
     gamma, beta = (reader.weight(node, place) for place in (1, 2))
     rank = reader.rank(node)
     assert gamma is not None
@@ -134,7 +134,7 @@ def layer_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attrib
 
 
 def group_normalization(reader: Reader, node: onnx.NodeProto, attributes: Attributes) -> Any:
-    """Read a group normalisation, whose scale is per group before opset 21."""
+    """Read a group normalization, whose scale is per group before opset 21."""
     gamma, beta = (reader.weight(node, place) for place in (1, 2))
     shape, groups = reader.shape(node.input[0]), attributes["num_groups"]
     assert gamma is not None and beta is not None

@@ -120,7 +120,7 @@ class Tiny(torch.nn.Module):
         return found
 
 
-# torch's older exporter, which writes batch normalisation as it is.
+# torch's older exporter, which writes batch normalization as it is.
 @pytest.mark.filterwarnings("ignore")
 def test_every_way_tells_error_and_noise() -> None:
     torch.manual_seed(0)

@@ -226,7 +226,7 @@ FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str, dict[st
             node("DequantizeLinear", ["q", "scale", "zero"]),
         ],
         {"scale": SCALE, "zero": np.array(0, np.uint8)},
-        "quantised to uint8",
+        "quantized to uint8",
         {"precision": "int8"},
     ),
 }
@@ -242,7 +242,7 @@ def test_a_form_that_a_parser_misreads_is_found(tmp_path: Path, kind: str) -> No
 
 
 CONV = [node("Conv", ["x", "w"])]
-QUANTISED = [node("DequantizeLinear", ["w", "scale", "zero"], "kernel"), node("Conv", ["x", "kernel"])]
+QUANTIZED = [node("DequantizeLinear", ["w", "scale", "zero"], "kernel"), node("Conv", ["x", "kernel"])]
 INT8 = {"w": np.ones((4, 4, 1, 1), np.int8), "scale": SCALE, "zero": np.array(0, np.int8)}
 HALF = [
     node("Cast", ["x"], "h", to=TensorProto.FLOAT16),
@@ -256,14 +256,14 @@ def test_each_precision_as_its_route_has_it(tmp_path: Path) -> None:
     assert check(path, CONV, {"w": KERNEL})["weights"] == {"float32": 64}
     facts = check(path, HALF, {"w": KERNEL.astype(np.float16)}, target=typed, precision="fp16")
     assert facts["weights"] == {"float16": 32}
-    check(path, QUANTISED, INT8, precision="int8")
+    check(path, QUANTIZED, INT8, precision="int8")
     # With TensorRT 8 the builder makes fp16 of a float32 graph.
     check(path, CONV, {"w": KERNEL}, precision="fp16")
     for nodes, constants, precision, reason in (
         (CONV, {"w": KERNEL}, "fp16", "weights of FLOAT in a float16 graph"),
         (HALF, {"w": KERNEL.astype(np.float16)}, "fp32", "weights of FLOAT16 in a float32 graph"),
-        (CONV, {"w": KERNEL}, "int8", "weights that are not quantised"),
-        (QUANTISED, INT8, "fp32", "quantised weights in a float32 graph"),
+        (CONV, {"w": KERNEL}, "int8", "weights that are not quantized"),
+        (QUANTIZED, INT8, "fp32", "quantized weights in a float32 graph"),
     ):
         with pytest.raises(CheckFailed, match=reason):
             check(path, nodes, constants, target=typed, precision=precision)

@@ -17,7 +17,7 @@ from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.diagnosis import layer_error
 from irepdeploy.export.diagnosis.first_bad_layer import LayerError, first_bad_layer, first_bad_module
-from irepdeploy.export.precision.equalise import equalised, equalised_like, hidden_pairs, rescaled
+from irepdeploy.export.precision.equalize import equalized, equalized_like, hidden_pairs, rescaled
 from irepdeploy.export.precision.fp16 import half_graph
 from irepdeploy.export.precision.inference import run_parts
 from irepdeploy.export.precision.int8 import quantized
@@ -47,12 +47,12 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def int8(residual: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
-    """`residual` quantised, by the type of its activations."""
+    """`residual` quantized, by the type of its activations."""
     return {kind: quantized(residual, IMAGES["input"], activations=kind) for kind in ("int8", "uint8")}
 
 
 def spoilt(model: onnx.ModelProto, tensor: str, value: float = 3.0) -> onnx.ModelProto:
-    """Return a copy with the initialiser of this name multiplied."""
+    """Return a copy with the initializer of this name multiplied."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weight = next(item for item in copy.graph.initializer if item.name == tensor)
@@ -237,16 +237,16 @@ def test_several_inputs() -> None:
         first_bad_layer(model, other, {"a": x["a"]}, FLOAT32)
 
 
-def test_equalised_weights_are_no_difference() -> None:
+def test_equalized_weights_are_no_difference() -> None:
     plain = onnx_from_torch(random_network(), [TensorSpec("input", (1, 1, 16, 16))], ["logits"])
     rng = np.random.default_rng(0)
     stretched = rescaled(plain, {pair: 10 ** rng.uniform(-1, 1, pair.channels) for pair in hidden_pairs(plain)})
     x = images(8, 1, 16, 16)
     for activations in ("int8", "uint8"):
-        even = quantized(equalised(stretched)[0], x["input"], activations=activations)
+        even = quantized(equalized(stretched)[0], x["input"], activations=activations)
         assert first_bad_layer(stretched, even, x, TOLERANCES["int8"]) is None
-        assert equalised_like(plain, quantized(plain, x["input"], activations=activations)) is plain
-    bad = quantized(spoilt(equalised(stretched)[0], "stages.1.1.conv.weight", -1), x["input"])
+        assert equalized_like(plain, quantized(plain, x["input"], activations=activations)) is plain
+    bad = quantized(spoilt(equalized(stretched)[0], "stages.1.1.conv.weight", -1), x["input"])
     found = first_bad_layer(stretched, bad, x, TOLERANCES["int8"])
     assert found is not None and found.layer == "stages.1.1.conv"
 
@@ -267,7 +267,7 @@ def test_nothing_in_common_and_files_that_are_none(tmp_path: Path) -> None:
 
 
 class Shared(nn.Module):
-    """A normalisation that is not folded, one that is, a layer that is called twice, in place, and a functional."""
+    """A normalization that is not folded, one that is, a layer that is called twice, in place, and a functional."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: choice of maps, bit-identical outputs, similar ranges."""
+"""Cross-layer equalization: choice of maps, bit-identical outputs, similar ranges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx.helper import make_node
 
 from irepdeploy.board.runner import TensorSpec
 from irepdeploy.errors import InputError
-from irepdeploy.export.precision.equalise import Pair, equalised, hidden_pairs, rescaled
+from irepdeploy.export.precision.equalize import Pair, equalized, hidden_pairs, rescaled
 from irepdeploy.export.precision.inference import arrays_of, outputs_of
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
 from support.graph_writer import onnx_model
@@ -72,13 +72,13 @@ def test_the_same_outputs(kind: str) -> None:
     assert np.allclose(arrays_of(spread)["w1"] * scale[:, None, None, None], arrays_of(model)["w1"], rtol=1e-6)
     assert not np.array_equal(arrays_of(spread)["w2"], arrays_of(model)["w2"])
     before = serialized(spread)
-    level, factors = equalised(spread)
+    level, factors = equalized(spread)
     assert serialized(spread) == before
     # Powers of two: to the bit.
     assert np.array_equal(outputs_of(level, x)["y"], outputs_of(spread, x)["y"])
     (found,) = factors.values()
     assert np.array_equal(np.exp2(np.rint(np.log2(found))), found)
-    again, factors = equalised(level)
+    again, factors = equalized(level)
     assert (factors[Pair("first", "second", 8)] == 1).all() and serialized(again) == serialized(level)
 
 
@@ -87,7 +87,7 @@ def test_ranges_are_alike_afterwards() -> None:
     spread = rescaled(model, {Pair("first", "second", 8): 10 ** np.linspace(-2, 2, 8)})
     rows, columns = ranges_of(spread)
     assert rows.max() / rows.min() > 1000
-    rows, columns = ranges_of(equalised(spread)[0])
+    rows, columns = ranges_of(equalized(spread)[0])
     assert rows.max() / rows.min() < 8
     # Half a bit each way.
     assert (np.abs(np.log2(rows / columns)) <= 1 + 1e-6).all()
@@ -108,7 +108,7 @@ def test_a_whole_network(trained: onnx.ModelProto) -> None:
     rng = np.random.default_rng(1)
     spread = rescaled(trained, {pair: 10 ** rng.uniform(-1, 1, pair.channels) for pair in pairs})
     x = rng.standard_normal((8, 1, 16, 16), dtype=np.float32)
-    level, _ = equalised(spread)
+    level, _ = equalized(spread)
     assert np.array_equal(outputs_of(level, x)["logits"], outputs_of(spread, x)["logits"])
     onnx.checker.check_model(level, full_check=True)
 
@@ -158,7 +158,7 @@ LEFT_ALONE = {
 def test_left_alone(kind: str) -> None:
     model = written(*LEFT_ALONE[kind])
     assert hidden_pairs(model) == []
-    same, factors = equalised(model)
+    same, factors = equalized(model)
     assert factors == {} and serialized(same) == serialized(model)
 
 
@@ -170,7 +170,7 @@ def test_dead_channels_and_bad_factors() -> None:
         changed[row] = 0
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
         tensor.CopyFrom(onnx.numpy_helper.from_array(changed, name))
-    _, factors = equalised(model)
+    _, factors = equalized(model)
     (scale,) = factors.values()
     assert scale[3] == scale[5] == 1 and np.isfinite(scale).all()
     pair = Pair("first", "second", 8)

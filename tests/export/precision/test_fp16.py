@@ -93,7 +93,7 @@ def test_statistics_beyond_half_are_folded() -> None:
 
 
 @pytest.mark.trt
-def test_tensorrt_takes_a_folded_normalisation(tmp_path: Path) -> None:
+def test_tensorrt_takes_a_folded_normalization(tmp_path: Path) -> None:
     constants = {name: np.full(4, value, np.float32) for name, value in {"g": 1, "b": 2, "m": 1e5, "v": 1e10}.items()}
     constants["w"] = np.ones((4, 4, 3, 3), np.float32)
     nodes = [
@@ -288,7 +288,7 @@ def model_with(model: onnx.ModelProto, weight: np.ndarray) -> onnx.ModelProto:
     return model
 
 
-def test_a_normalisation_that_overflows_or_is_not_constant() -> None:
+def test_a_normalization_that_overflows_or_is_not_constant() -> None:
     one = np.ones(4, np.float32)
     constants = {"gamma": one * 1000, "beta": one, "mean": one, "var": one * 1e-10}
     model = written([make_node("BatchNormalization", ["x", *constants], ["y"], "bn", epsilon=1e-10)], constants, "y")
@@ -301,5 +301,5 @@ def test_a_normalisation_that_overflows_or_is_not_constant() -> None:
     assert np.allclose(scale, np.sqrt(1000))
     half_graph(model)
     model.graph.node.pop(0)
-    with pytest.raises(ModelError, match="bn: the statistics of this batch normalisation are not constants"):
+    with pytest.raises(ModelError, match="bn: the statistics of this batch normalization are not constants"):
         half_graph(model)

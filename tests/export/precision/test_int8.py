@@ -19,7 +19,7 @@ from irepdeploy.errors import InputError, ModelError
 from irepdeploy.export.engine.engine import build_engine
 from irepdeploy.export.precision.fp16 import FLOAT32_KEY
 from irepdeploy.export.precision.inference import arrays_of, outputs_of
-from irepdeploy.export.precision.int8 import quantisable, quantized
+from irepdeploy.export.precision.int8 import quantizable, quantized
 from irepdeploy.export.precision.ranges import tensor_ranges
 from irepdeploy.export.writer.onnx_from_torch import serialized
 from irepdeploy.reparam.comparator import Tolerance, compare_outputs
@@ -46,7 +46,7 @@ def test_a_network_in_int8(residual: onnx.ModelProto, activations: str) -> None:
     assert [(item.key, item.value) for item in model.metadata_props] == [("key", "value")]
     assert model.producer_name == "irepdeploy" and not model.graph.value_info
     names = [node.name for node in model.graph.node]
-    assert len(set(names)) == len(names) and set(quantisable(residual)) <= set(names)
+    assert len(set(names)) == len(names) and set(quantizable(residual)) <= set(names)
     assert model.ByteSize() < 0.27 * residual.ByteSize()
     x = images(16, 3, 16, 16, seed=1)
     comparison = compare_outputs(outputs_of(residual, x), outputs_of(model, x), INT8)
@@ -57,27 +57,27 @@ def test_a_network_in_int8(residual: onnx.ModelProto, activations: str) -> None:
 def test_the_form_that_tensorrt_wants(residual: onnx.ModelProto) -> None:
     model = quantized(residual, images(4, 3, 16, 16))
     made, arrays = producers(model), arrays_of(model)
-    for name in quantisable(residual):
+    for name in quantizable(residual):
         node = next(node for node in model.graph.node if node.name == name)
         activation, weight = made[node.input[0]], made[node.input[1]]
         assert activation.op_type == weight.op_type == "DequantizeLinear"
         assert made[activation.input[0]].op_type == "QuantizeLinear"
-        quantised, scale, zero = (arrays[name] for name in weight.input)
-        assert quantised.dtype == zero.dtype == np.int8 and not zero.any()
-        assert scale.shape == zero.shape == (len(quantised),)
-        assert np.abs(quantised.reshape(len(quantised), -1).astype(int)).max(1).min() == 127
+        integers, scale, zero = (arrays[name] for name in weight.input)
+        assert integers.dtype == zero.dtype == np.int8 and not zero.any()
+        assert scale.shape == zero.shape == (len(integers),)
+        assert np.abs(integers.reshape(len(integers), -1).astype(int)).max(1).min() == 127
         assert arrays[activation.input[2]].dtype == np.int8 and arrays[activation.input[2]] == 0
         assert arrays[node.input[2]].dtype == np.float32
     # No Q/DQ between a convolution and its ReLU.
-    quantised_tensors = [made.get(node.input[0]) for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    assert {None if node is None else node.op_type for node in quantised_tensors} == {None, "Relu", "Flatten"}
+    quantized_tensors = [made.get(node.input[0]) for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert {None if node is None else node.op_type for node in quantized_tensors} == {None, "Relu", "Flatten"}
 
 
 def test_weights_are_rounded_to_nearest(vgg6: onnx.ModelProto) -> None:
     for per_channel in (True, False):
         model = quantized(vgg6, images(2, 1, 16, 16), per_channel=per_channel)
         arrays, floats = arrays_of(model), arrays_of(vgg6)
-        for name in quantisable(vgg6):
+        for name in quantizable(vgg6):
             weight, scale = floats[f"{name}.weight"], arrays[f"{name}.weight_scale"]
             assert scale.size == (len(weight) if per_channel else 1)
             steps = scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -98,7 +98,7 @@ def test_the_form_that_onnxruntime_wants(residual: onnx.ModelProto) -> None:
 
 
 def test_layers_kept_in_float(residual: onnx.ModelProto) -> None:
-    layers = quantisable(residual)
+    layers = quantizable(residual)
     kept = ["layer1.0.conv2", "layer2.0.downsample.0", "fc"]
     calibration = images(4, 3, 16, 16)
     for activations in ("int8", "uint8"):
@@ -117,8 +117,8 @@ def test_layers_kept_in_float(residual: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_layer_quantised_alone_keeps_its_relu(residual: onnx.ModelProto, place: int) -> None:
-    layers = quantisable(residual)
+def test_a_layer_quantized_alone_keeps_its_relu(residual: onnx.ModelProto, place: int) -> None:
+    layers = quantizable(residual)
     others = [name for name in layers if name != layers[place]]
     model = quantized(residual, images(4, 3, 16, 16), keep_float=others, activations="uint8")
     onnx.checker.check_model(model, full_check=True)
@@ -127,7 +127,7 @@ def test_a_layer_quantised_alone_keeps_its_relu(residual: onnx.ModelProto, place
     assert found.ok, found.reason
 
 
-def test_parts_that_stay_float32_are_not_quantised(residual: onnx.ModelProto) -> None:
+def test_parts_that_stay_float32_are_not_quantized(residual: onnx.ModelProto) -> None:
     part = onnx.ModelProto.FromString(serialized(residual))
     part.metadata_props.add(key=FLOAT32_KEY, value="layer2")
     within = {node.name for node in part.graph.node if node.name.startswith("layer2.")}
@@ -174,7 +174,7 @@ def test_no_files_and_no_words(
 
     for name in ("TemporaryDirectory", "NamedTemporaryFile", "mkdtemp", "mkstemp"):
         monkeypatch.setattr(tempfile, name, refuse)
-    # With a bias that is computed the quantiser warns.
+    # With a bias that is computed the quantizer warns.
     model = onnx.ModelProto()
     model.CopyFrom(vgg6)
     model.graph.node[-1].input[2] = "computed"
@@ -210,7 +210,7 @@ def test_bad_input(vgg6: onnx.ModelProto) -> None:
         quantized(vgg6, x, keep_float=["nothing"])
     with pytest.raises(InputError, match="no activations 'int4'"):
         quantized(vgg6, x, activations="int4")
-    with pytest.raises(ModelError, match="nothing to quantise"):
+    with pytest.raises(ModelError, match="nothing to quantize"):
         quantized(written([make_node("Relu", ["x"], ["y"], "relu")], {}), images(1, 2, 4, 4))
     conv = [make_node("Conv", ["x", "w"], ["y"], "conv")]
     with pytest.raises(ModelError, match="opset 12"):

@@ -72,7 +72,7 @@ def test_a_network_against_numpy(vgg6: onnx.ModelProto) -> None:
     assert (low, high) == (float(x.min()), float(x.max())) and serialized(model) == before
 
 
-def test_a_normalisation_counts_as_what_it_amounts_to() -> None:
+def test_a_normalization_counts_as_what_it_amounts_to() -> None:
     values = {"g": 1.0, "b": 0.0, "m": 3e5, "v": 9e10}
     weights = [onnx.numpy_helper.from_array(np.array([value], np.float32), name) for name, value in values.items()]
     model = chain(1)

@@ -17,9 +17,9 @@ from irepdeploy.data import DATASETS, load_dataset
 from irepdeploy.data.dataset import Split
 from irepdeploy.errors import CheckFailed, InputError
 from irepdeploy.export.precision.calibration import CalibrationData, calibration_data
-from irepdeploy.export.precision.equalise import hidden_pairs, rescaled
+from irepdeploy.export.precision.equalize import hidden_pairs, rescaled
 from irepdeploy.export.precision.inference import arrays_of, outputs_of
-from irepdeploy.export.precision.int8 import quantisable, quantized
+from irepdeploy.export.precision.int8 import quantizable, quantized
 from irepdeploy.export.precision.int8_report import Int8Loss, Int8Report
 from irepdeploy.export.precision.sensitivity import int8_model
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch, serialized
@@ -54,7 +54,7 @@ def plain(report: Int8Report) -> dict:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_stress_per_tensor_collapses_and_equalisation_fixes_it(
+def test_stress_per_tensor_collapses_and_equalization_fixes_it(
     trained: onnx.ModelProto, data: CalibrationData, seed: int
 ) -> None:
     stressed = spread(trained, 1, seed)
@@ -65,7 +65,7 @@ def test_stress_per_tensor_collapses_and_equalisation_fixes_it(
     assert accuracy(quantized(stressed, data.calibration.array, per_channel=False), data) < 50
     for activations in ("int8", "uint8"):
         model, report = int8_model(stressed, data, activations=activations)
-        assert report.equalisation.kept and report.kept_float == ()
+        assert report.equalization.kept and report.kept_float == ()
         assert accuracy(model, data) >= float32 - 0.5
         assert report.loss.logit_sqnr_db is not None and report.loss.logit_sqnr_db > 30
 
@@ -113,13 +113,13 @@ def test_a_network_that_needs_nothing(trained: onnx.ModelProto, data: Calibratio
     a, b = (outputs_of(m, data.evaluation.array)["logits"].astype(float) for m in (trained, model))
     assert found["logit_sqnr_db"] == pytest.approx(10 * math.log10((a**2).sum() / ((a - b) ** 2).sum()))
     assert found["size_bytes"] == {"float32": trained.ByteSize(), "int8": model.ByteSize()}
-    assert [layer["layer"] for layer in found["layers"]] == quantisable(trained)
+    assert [layer["layer"] for layer in found["layers"]] == quantizable(trained)
     for layer in found["layers"]:
         assert 25 < layer["tensor_db"] <= layer["channel_db"] + 1 and layer["worst_channel_db"] <= layer["tensor_db"]
         assert layer["alone_db"] is None
-    # If equalisation has nothing to fix, rounding to powers of two costs a little.
+    # If equalization has nothing to fix, rounding to powers of two costs a little.
     assert found["equalisation"]["sqnr_after_db"] < found["equalisation"]["sqnr_before_db"]
-    assert not report.equalisation.kept and report.equalisation.max_rel_error == 0
+    assert not report.equalization.kept and report.equalization.max_rel_error == 0
     assert serialized(model) == serialized(quantized(trained, data.calibration.array))
 
 
@@ -136,7 +136,7 @@ def test_the_costly_layers_stay_float(trained: onnx.ModelProto, data: Calibratio
     """A map with one huge channel is lost in int8: only the layer that reads it must stay float."""
     model = narrow(trained, "stages.1.0.conv")
     lines: list[str] = []
-    result, report = int8_model(model, data, equalise=False, report=lines.append)
+    result, report = int8_model(model, data, equalize=False, report=lines.append)
     assert report.kept_float == ("stages.1.1.conv",)
     assert report.loss.within(0.5) and report.to_dict()["kept_float"] == ["stages.1.1.conv"]
     alone = {layer.layer: layer.alone_db for layer in report.layers}
@@ -145,7 +145,7 @@ def test_the_costly_layers_stay_float(trained: onnx.ModelProto, data: Calibratio
     weights = arrays_of(result)
     assert np.array_equal(weights["stages.1.1.conv.weight"], arrays_of(model)["stages.1.1.conv.weight"])
     assert sum("sensitivity" in line for line in lines) == 7
-    two, report = int8_model(narrow(trained, "stages.0.0.conv", "stages.2.0.conv"), data, equalise=False)
+    two, report = int8_model(narrow(trained, "stages.0.0.conv", "stages.2.0.conv"), data, equalize=False)
     assert set(report.kept_float) == {"stages.0.1.conv", "stages.2.1.conv"}
     assert accuracy(two, data) >= accuracy(trained, data) - 0.5
 
@@ -165,7 +165,7 @@ def test_int8_that_grows_is_advised_against(trained: onnx.ModelProto, data: Cali
 
 def test_without_labels_the_classes_must_agree(trained: onnx.ModelProto, data: CalibrationData) -> None:
     unlabelled = dataclasses.replace(data, labels=None)
-    _, report = int8_model(narrow(trained, "stages.1.0.conv"), unlabelled, equalise=False)
+    _, report = int8_model(narrow(trained, "stages.1.0.conv"), unlabelled, equalize=False)
     assert report.kept_float == ("stages.1.1.conv",)
     found = plain(report)
     assert found["accuracy"] is None and not found["measured_on"]["labels"]
@@ -194,7 +194,7 @@ def test_a_budget_that_cannot_be_met(trained: onnx.ModelProto, data: Calibration
     with pytest.raises(
         CheckFailed, match=r"int8 loses too much: .* points of accuracy lost.*; the costliest are \S+, \S+.*--max-drop"
     ):
-        int8_model(model, given, equalise=False)
+        int8_model(model, given, equalize=False)
 
 
 @pytest.mark.parametrize("max_drop", [-1, float("nan"), float("inf"), "1"])
@@ -254,7 +254,7 @@ def test_the_costly_layer_of_several_inputs_stays_float() -> None:
         net.fc.weight[:, :64] *= 1e-7
     model = onnx_from_torch(net, SPECS, ["logits"])
     data = calibration_data(SPECS)
-    _, report = int8_model(model, data, equalise=False)
+    _, report = int8_model(model, data, equalize=False)
     assert report.kept_float == ("fc",)
 
 

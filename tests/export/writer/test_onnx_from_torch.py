@@ -143,7 +143,7 @@ def test_a_module_used_twice_shares_its_weights() -> None:
     assert sorted(tensor.name for tensor in graph.initializer) == ["conv.bias", "conv.weight"]
 
 
-def test_a_convolution_behind_which_two_normalisations_fold() -> None:
+def test_a_convolution_behind_which_two_normalizations_fold() -> None:
     model = Call(
         lambda m, x: m.a(m.conv(x)) + m.b(m.conv(x)), conv=conv(4, 4, 3), a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4)
     )
@@ -175,14 +175,14 @@ def test_what_nothing_reads_is_not_written() -> None:
 
 
 @pytest.mark.parametrize("between", [nn.Identity(), nn.Dropout(0.5), nn.BatchNorm2d(4)], ids=str)
-def test_a_normalisation_folds_through_what_does_nothing(between: nn.Module) -> None:
+def test_a_normalization_folds_through_what_does_nothing(between: nn.Module) -> None:
     model = nn.Sequential(conv(4, 4, 3), between, nn.BatchNorm2d(4))
     assert operators(check_same(randomize_statistics(model), (4, 8, 6))) == Counter(Conv=1)
 
 
 @pytest.mark.parametrize("function", [False, True])
-def test_a_normalisation_folds_into_a_linear_layer(function: bool) -> None:
-    """It is not folded if the layer is read twice, or if it normalises another dimension than that of the weights."""
+def test_a_normalization_folds_into_a_linear_layer(function: bool) -> None:
+    """It is not folded if the layer is read twice, or if it normalizes another dimension than that of the weights."""
     torch.manual_seed(0)
     dense, bn = nn.Linear(6, 8, bias=not function), nn.BatchNorm1d(8)
     layer = Call(lambda m, x: m.bn(F.linear(x, m.dense.weight)), dense=dense, bn=bn) if function else None

@@ -23,7 +23,7 @@ OPERATORS = {
     "Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool",
     "Relu", "Slice",
 }  # fmt: skip
-# Convolutions, pools, and batch normalisations behind no convolution: one a factorised reduction, and in GOLD-NAS one a
+# Convolutions, pools, and batch normalizations behind no convolution: one a factorized reduction, and in GOLD-NAS one a
 # skip.
 NODES = {
     "darts_cifar": (439, 10, 2),

@@ -213,7 +213,7 @@ def test_an_opset_that_was_not_honoured(monkeypatch: pytest.MonkeyPatch) -> None
         onnx_by_torch(recurrent(), [TensorSpec("input", (1, 3, 8, 9))], target=XAVIER)
 
 
-def test_tidying_folds_a_batch_normalisation_and_takes_paths_out() -> None:
+def test_tidying_folds_a_batch_normalization_and_takes_paths_out() -> None:
     helper, rng = onnx.helper, np.random.default_rng(0)
     arrays = {
         "onnx::W": rng.standard_normal((2, 3, 3, 3)),

@@ -139,7 +139,7 @@ def test_bfloat16_is_close_to_float32_and_is_bfloat16(tiny: Tiny) -> None:
 
 
 def resnet() -> Supernet:
-    """A supernet with convolutions and batch normalisations outside RepBlocks."""
+    """A supernet with convolutions and batch normalizations outside RepBlocks."""
     torch.manual_seed(0)
     here = Supernet(ResNet(block="basic", depths=(1, 1), num_classes=10, in_channels=1, stem="cifar"), "ireps")
     randomize_statistics(here.model, seed=1)

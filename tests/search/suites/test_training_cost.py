@@ -9,7 +9,7 @@ from irepdeploy.console import progress
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.profiling.training_cost import PeakMemory
 from irepdeploy.reparam.block import RepBlock
-from irepdeploy.reparam.normalisation import NORMS
+from irepdeploy.reparam.normalization import NORMS
 from irepdeploy.runs.suite import SuiteRequest
 from irepdeploy.search.suites import training_cost as suite
 

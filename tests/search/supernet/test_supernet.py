@@ -58,7 +58,7 @@ def alone(supernet: Supernet, bits: Bits | None, images: Tensor, labels: Tensor)
     return model, float(loss.detach())
 
 
-def test_batch_normalisation_of_all_processes_is_for_divided_batches(batch: tuple[Tensor, Tensor]) -> None:
+def test_batch_normalization_of_all_processes_is_for_divided_batches(batch: tuple[Tensor, Tensor]) -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
     synced = Supernet(nn.SyncBatchNorm.convert_sync_batchnorm(net), "ireps")
     two = Ranks(0, 2, torch.device("cpu"))

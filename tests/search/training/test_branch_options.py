@@ -41,7 +41,7 @@ def batches(count: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def kinds(net: nn.Module) -> tuple[bool, bool]:
-    """Whether a network has RepBlocks, and whether it has batch normalisations."""
+    """Whether a network has RepBlocks, and whether it has batch normalizations."""
     modules = list(net.modules())
     return any(isinstance(each, RepBlock) for each in modules), any(
         isinstance(each, nn.BatchNorm2d) for each in modules
@@ -121,7 +121,7 @@ def test_every_option_changes_the_weights_and_resumes(
 
 
 @pytest.mark.parametrize("branches", ["ireps", "dbb"])
-def test_an_early_fuse_is_the_same_function_and_its_normalisations_live(branches: str, tiny: Tiny) -> None:
+def test_an_early_fuse_is_the_same_function_and_its_normalizations_live(branches: str, tiny: Tiny) -> None:
     net = trained_net(tiny(), branches)
     data = batches()
     plain = fused_early(net, data)

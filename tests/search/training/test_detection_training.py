@@ -174,7 +174,7 @@ def test_only_detectors_have_backbones(tmp_path: Path) -> None:
 def test_samples_of_a_list_are_not_cropped(name: str) -> None:
     stream = Stream([(torch.zeros(1, 8, 8), target([], []))], lambda batch: batch, "train")
     assert _changed(stream, AugmentSection()) is stream
-    with pytest.raises(RecipeError, match=rf"augment\.{name}: it needs images that are not normalised"):
+    with pytest.raises(RecipeError, match=rf"augment\.{name}: it needs images that are not normalized"):
         _changed(stream, AugmentSection(**{name: 1 if name == "crop_pad" else True}))
 
 

@@ -29,7 +29,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module", params=["train", "fused"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain network with its batch normalisation, and one whose branches were fused."""
+    """A plain network with its batch normalization, and one whose branches were fused."""
     folder = tmp_path_factory.mktemp("given")
     net = network()
     if request.param == "fused":

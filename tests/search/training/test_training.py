@@ -317,7 +317,7 @@ def test_presets_of_peers_are_not_weighed(tmp_path: Path) -> None:
         assert gammas == {1.0}
 
 
-def test_the_fixed_operation_of_dyrep_has_a_normalisation_of_its_own(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_fixed_operation_of_dyrep_has_a_normalization_of_its_own(tiny: Tiny, tmp_path: Path) -> None:
     net = Training(tiny("branches=dyrep"), tmp_path, None).net
     blocks = [module for module in net.modules() if isinstance(module, RepBlock)]
     assert all(block.fixed.bn is not None for block in blocks)

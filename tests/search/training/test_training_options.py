@@ -89,7 +89,7 @@ def test_drop_path_rises_linearly(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Tiny, tmp_path: Path) -> None:
-    """Without batch normalisation in train mode two halves are one batch; with it the statistics are of each half."""
+    """Without batch normalization in train mode two halves are one batch; with it the statistics are of each half."""
     recipe = tiny("train.accumulate=2", "train.epochs=1", "train.weights.momentum=0", "branches=none")
     run = Training(recipe, tmp_path, None)
     start = {name: value.clone() for name, value in run.net.state_dict().items()}
