@@ -250,7 +250,7 @@ def _use_dla(
     if options.precision == "int8" and library.major < 10:
         # NVIDIA/TensorRT#2222: the DLA needs the scales of a calibrator, not QuantizeLinear.
         raise InputError(
-            f"the DLA of {library.title} takes no model with QuantizeLinear, which int8 models here are",
+            f"the DLA of {library.title} does not accept QuantizeLinear, which int8 models contain",
             where="--dla",
             hint="add --precision fp16",
         )

@@ -257,7 +257,7 @@ class OrtRunner(Runner):
         return ModelError(
             f"ONNX Runtime cannot load this model: {text}",
             where=self._where,
-            hint="export it again, or copy it again if it was truncated",
+            hint="export it again, or copy it again if the copy is incomplete",
         )
 
     def _run_error(self, error: Exception, feeds: Dict[str, np.ndarray]) -> IrepdeployError:

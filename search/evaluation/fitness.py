@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from irepdeploy.data import Split, Stream, in_order
-from irepdeploy.runs.result import ScoreSet
 from irepdeploy.tasks import Classification, Task, called
 from irepdeploy.tasks.batches import wide
 from irepdeploy.tasks.jackknife import Rows, Vector
+
+if TYPE_CHECKING:
+    from irepdeploy.runs.result import ScoreSet
 
 __all__ = ["CLASSIFICATION", "Fitness", "Outcome", "evaluation_batch", "joined", "outcome_of", "score", "statistics_of"]
 
@@ -69,6 +71,9 @@ class Outcome:
     @property
     def score_set(self) -> ScoreSet:
         """The figures and the interval of the score, as a result file contains them."""
+        # Imported late: pydantic is not installed where only fitness is measured.
+        from irepdeploy.runs.result import ScoreSet
+
         interval = called.interval_of(self.task, self.statistics)
         if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
             return ScoreSet(samples=len(self), figures=self.figures)

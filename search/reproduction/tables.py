@@ -37,7 +37,7 @@ TITLES = {
 }
 _NOTES = (
     "Test accuracy of the fused network of the best epoch by the search-validation set: mean and standard deviation"
-    " over seeds. Difference: in points, paired by seed, with Student's 95 % interval.",
+    " over seeds. Seconds: median over seeds. Difference: in points, paired by seed, with Student's 95 % interval.",
     "Verdict: better or worse if the interval excludes 0, also at Bonferroni's level for all differences of the table;"
     f' "alone" if only at its own. Within {MARGIN:g}: the interval lies between -{MARGIN:g} and {MARGIN:g}.',
 )
@@ -121,8 +121,8 @@ def _table(
             difference = None if base is None else paired(scores[arm], scores[base], len(against))
             row += ["-", "-"] if difference is None else [difference.text, difference.verdict]
         row += [
-            _mean(cells, _training_seconds),
-            _mean(cells, lambda cell: None if cell.search is None else cell.search.seconds),
+            _median(cells, _training_seconds),
+            _median(cells, lambda cell: None if cell.search is None else cell.search.seconds),
             _structure(cells, finals),
         ]
         rows.append(tuple([*row, f"{paper[arm]:.2f}" if arm in paper else "-"] if paper else row))
@@ -182,9 +182,9 @@ def _branches(cells: Mapping[int, ReproducedCell]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def _mean(cells: Mapping[int, ReproducedCell], figure: Any) -> str:
+def _median(cells: Mapping[int, ReproducedCell], figure: Any) -> str:
     values = [value for cell in cells.values() if (value := figure(cell)) is not None]
-    return f"{statistics.fmean(values):.0f}" if values else "-"
+    return f"{statistics.median(values):.0f}" if values else "-"
 
 
 def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping[int, ReproducedCell]]) -> str:
@@ -219,11 +219,11 @@ def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
     differences = {arm: paired(scores[arm], base, len(arms) - 1) for arm in arms[1:]}
     if not any(differences.values()):
         return tables
-    rows = [(plain, longest.label, _spread(base), "-", "-", _mean(longer, _training_seconds))]
+    rows = [(plain, longest.label, _spread(base), "-", "-", _median(longer, _training_seconds))]
     for arm, difference in differences.items():
         if difference is not None:
             cells = (main.label, _spread(scores[arm]), difference.text, difference.verdict)
-            rows.append((arm, *cells, _mean(finals[arm], _training_seconds)))
+            rows.append((arm, *cells, _median(finals[arm], _training_seconds)))
     columns = ("arm", "condition", "test %", "difference from plain", "verdict", "training s")
     note = "This comparison is not part of the protocol. It was added when the first records were there."
     return [*tables, Table(f"More steps instead of branches? {network.name}", columns, tuple(rows), (note,))]

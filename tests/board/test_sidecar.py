@@ -98,7 +98,7 @@ def test_no_engine(tmp_path: Path) -> None:
 
 def test_without_a_sidecar_the_header_speaks(engine: Path) -> None:
     Path(sidecar_path(engine)).unlink()
-    with pytest.raises(InputError, match=r"no mödel 'x'.engine.json beside .*of TensorRT 10\.3\.0\.26 by its header"):
+    with pytest.raises(InputError, match=r"no mödel 'x'.engine.json next to .*of TensorRT 10\.3\.0\.26 by its header"):
         check_sidecar(engine, **HERE)
     assert check_sidecar(engine, **HERE, require=False) is None
     for require in (True, False):

@@ -329,7 +329,7 @@ def test_refuses_what_its_sidecar_rules_out(place: Place, changes: dict[str, Any
 def test_without_a_sidecar(place: Place) -> None:
     place.build()
     Path(sidecar_path(place.engine)).unlink()
-    with pytest.raises(InputError, match=r"no model\.engine\.json beside"), TrtRunner(place.engine):
+    with pytest.raises(InputError, match=r"no model\.engine\.json next to"), TrtRunner(place.engine):
         pass
     with TrtRunner(place.engine, require_sidecar=False) as runner:
         assert runner.describe()["precision"] == "unknown"

@@ -150,7 +150,7 @@ _RECIPE = [
             [
                 ["none.onnx"],
                 ["damaged.onnx"],
-                ["scale.onnx", "plain.pt", "--shape", "input=1x1x8x8"],
+                ["scale.onnx", "plain.pt", "--shape", "input=1x2x8x8"],
                 ["scale.onnx", "--shape", "x=1"],
                 ["scale.onnx", "--against", "damaged.jsonl"],
                 ["scale.onnx", "--runner", "fast"],

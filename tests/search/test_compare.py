@@ -192,7 +192,7 @@ def test_the_command(tiny_overrides: list[str], tmp_path: Path, capsys: pytest.C
     line += ["--strategies", "des, topk", "--seeds", "1"]
     assert main([*line, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "less des, seed by seed" in printed and "\ntopk" in printed
+    assert "difference from des, seed by seed" in printed and "\ntopk" in printed
     assert "Only retrained accuracies compare strategies fairly." in printed
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert main([*line, "--out", str(tmp_path), "--resume", "--json"]) == 0

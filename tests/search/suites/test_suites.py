@@ -92,7 +92,7 @@ def test_the_training_step_makes_its_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(training_step, "_PIPELINE_IMAGES", 200)
     with progress() as display:
         training_step.training_step(SuiteRequest("smoke", out=tmp_path / "new"), display)
-        with pytest.raises(InputError, match="takes no --only"):
+        with pytest.raises(InputError, match="does not support --only"):
             training_step.training_step(SuiteRequest("smoke", only=["vgg16"]), display)
     assert (tmp_path / "new" / "records.jsonl").exists()
 

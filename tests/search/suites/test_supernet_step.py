@@ -86,7 +86,7 @@ def test_a_breakdown_knows_convolutions() -> None:
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with progress() as display:
-        with pytest.raises(InputError, match="takes no --only"):
+        with pytest.raises(InputError, match="does not support --only"):
             supernet_step(SuiteRequest("smoke", only=["vgg16"]), display)
         if not torch.cuda.is_available():
             with pytest.raises(MissingError):

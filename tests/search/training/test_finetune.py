@@ -91,7 +91,7 @@ def test_a_class_of_ones_own(recipe: Recipe, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("net", "words"),
     [
-        (lambda: ird.build("vgg6", num_classes=7), "gives (1, 7) where digits has 10 classes"),
+        (lambda: ird.build("vgg6", num_classes=7), "returns (1, 7), but digits has 10 classes"),
         (lambda: ird.build("vgg16"), "cannot read the 1x16x16 images of digits: it reads 3x32x32"),
     ],
 )
