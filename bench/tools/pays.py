@@ -24,7 +24,7 @@ from irepdeploy.search.reproduction.tables import tables_of
 
 __all__ = ["keep", "main", "pays_summary", "pays_tables"]
 
-_SUMMARY = ("arm", "test %", "difference from plain", "verdict", "training s", "search s")
+_SUMMARY = ("arm", "condition", "test %", "difference from plain", "verdict", "training s", "search s")
 _RECORDS, _PAGE = Path("bench/records"), Path("docs/does-it-pay.md")
 _STAGES = {
     "trial": "trials",
@@ -75,6 +75,8 @@ def pays_summary(question: str, pattern: Path) -> str:
     parts = []
     for _, tables, _ in _protocols_of(question, pattern):
         for table in tables:
+            if "difference from plain" not in table.columns:
+                continue
             kept = [index for index, column in enumerate(table.columns) if column in _SUMMARY]
             rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
             parts.append(replace(table, columns=tuple(table.columns[index] for index in kept), rows=rows, notes=()))
