@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from irepdeploy.board.steps import FAILED, LATE, OK, SKIPPED, Finding, answer, r
 from irepdeploy.errors import CheckFailed, MissingError, RunError
 from irepdeploy.parsing.json_lines import append_line
 from support.fake_cudart import FakeCudart
+from support.processes import wait_for_end
 
 
 def run(code: str, limit_s: float = 60.0) -> Finding:
@@ -55,13 +55,9 @@ def test_the_finding_of_a_step() -> None:
 
 
 def test_a_step_that_takes_too_long_is_ended_with_what_it_started() -> None:
-    child = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
-    found = run(child, limit_s=2.0)
+    found = run_step("it", ["sh", "-c", "sleep 600 & echo $!; wait"], 2.0)
     assert found.status == LATE and found.said == "ended after 2 s"
-    pid = int(found.output)
-    # Gone, or a zombie that waits to be reaped.
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        assert "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    wait_for_end(int(found.output))
 
 
 def test_a_step_whose_output_something_else_holds_open(monkeypatch: pytest.MonkeyPatch) -> None:

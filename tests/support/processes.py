@@ -1,11 +1,13 @@
-"""Run code as several ranks on this machine, as torchrun does, and return how each of them ends."""
+"""Run code as several ranks on this machine, as torchrun does, and wait for processes."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["free_port", "run_ranks"]
+__all__ = ["free_port", "run_ranks", "wait_for_end"]
 
 # Import torch once and fork for each rank: importing it in every rank would take longer than most tests.
 _SERVER = """
@@ -84,6 +86,17 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     return port
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process has ended: a signal, even SIGKILL, takes effect some time after it was sent.
+
+    Unlike with `os.waitpid`, the process need not be a child of this one, and a zombie counts as ended.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        with open(process, "rb", buffering=0):
+            assert select.select([process], [], [], 60)[0], f"process {pid} is still running"
 
 
 @functools.cache

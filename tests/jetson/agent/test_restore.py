@@ -19,6 +19,7 @@ from irepdeploy.errors import InputError, MissingError, RunError
 from irepdeploy.jetson.agent.cache import AgentCache
 from irepdeploy.jetson.agent.guard import Guard, find_mode, restore_left, unrestored
 from support.fake_board import FakeBoard
+from support.processes import wait_for_end
 
 Request = dict[str, Any]
 
@@ -68,13 +69,6 @@ def words(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def wait_for(condition: Any) -> None:
     end = time.monotonic() + 30
     while not condition():
@@ -92,7 +86,8 @@ def test_a_lost_desk_ends_a_run(xavier: Any, board: FakeBoard, long: Request) ->
     code, error = rest(process)
     assert (code, error["code"]) == (4, 4) and "the desk is gone" in error["what"]
     assert board.state() == before and xavier.left() == []
-    wait_for(lambda: not any(map(is_running, below)))
+    for pid in below:
+        wait_for_end(pid)
 
 
 def test_the_agent_itself_is_killed(xavier: Any, board: FakeBoard, long: Request) -> None:
@@ -103,7 +98,8 @@ def test_the_agent_itself_is_killed(xavier: Any, board: FakeBoard, long: Request
     # With all of its group, as a terminal or a session's end would; the guard is of another and sees its pipe close.
     os.killpg(process.pid, signal.SIGKILL)
     wait_for(lambda: board.state() == before and not (xavier.cache / "restore.json").exists())
-    wait_for(lambda: not any(map(is_running, below)))
+    for pid in below:
+        wait_for_end(pid)
     # The next run removes its folder.
     assert any(name.startswith("jobs/") for name in xavier.left())
     models = [{"label": "m", "sha256": long["models"][0]["sha256"], "precision": "int8"}]
@@ -145,6 +141,7 @@ def test_everything_is_killed(xavier: Any, board: FakeBoard, long: Request) -> N
     below = children(process.pid)
     for pid in sorted(below, key=lambda pid: "_guard" not in words(pid)):
         os.kill(pid, signal.SIGKILL)
+        wait_for_end(pid)
     process.kill()
     process.wait()
     assert board.state() != before
