@@ -24,7 +24,10 @@ from irepdeploy.search.reproduction.tables import tables_of
 
 __all__ = ["keep", "main", "pays_summary", "pays_tables"]
 
-_SUMMARY = ("arm", "condition", "test %", "difference from plain", "verdict", "training s", "search s")
+_SUMMARY = (
+    "arm", "condition", "test %", "plain's condition", "plain's test %", "plain's training s", "difference from plain",
+    "verdict", "training s", "search s",
+)  # fmt: skip
 _RECORDS, _PAGE = Path("bench/records"), Path("docs/does-it-pay.md")
 _STAGES = {
     "trial": "trials",

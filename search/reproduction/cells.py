@@ -99,10 +99,9 @@ def cells_of(protocol: Protocol, questions: Sequence[str], networks: Sequence[Ne
 def _late(protocol: Protocol, network: Network, question: str, *, added: bool) -> Iterator[Cell]:
     main, first = protocol.main, protocol.seeds[0]
     if (question in ADDED) == added:
-        for condition in protocol.axes if question == "axes" else (main,):
-            for name in QUESTIONS[question]:
-                for seed in protocol.seeds:
-                    yield Cell(protocol, network, condition, ARMS[name], "final", seed)
+        for condition, name in protocol.finals(question):
+            for seed in protocol.seeds:
+                yield Cell(protocol, network, condition, ARMS[name], "final", seed)
     if question == "search" and not added:
         for place in range(protocol.candidates):
             for seed in protocol.candidate_seeds:

@@ -24,7 +24,7 @@ def reproduce(
     data: Annotated[str, typer.Argument(metavar="DATA", help="fashion-mnist, cifar10 or imagenet.")],
     question: Annotated[
         str | None,
-        typer.Option("--table", help="2, 5, search, axes, helps, step or 1. [all of them]", show_default=False),
+        typer.Option("--table", help="2, 5, search, axes, helps, step, time or 1. [all of them]", show_default=False),
     ] = None,
     network: Annotated[
         str | None, typer.Option("--network", help="One network of the protocol. [all of them]", show_default=False)
@@ -170,7 +170,7 @@ def _draw(
     pictures = []
     for network in networks:
         for question in questions:
-            for place, condition in enumerate(protocol.axes if question == "axes" else (protocol.main,)):
+            for place, condition in enumerate(protocol.conditions(question)):
                 found = comparison_of(protocol, done, question, network, condition)
                 if found is not None:
                     name = f"{network.name}-{question}{place or ''}.png"

@@ -6,6 +6,7 @@ Every setting that affects a result is defined here and fixed before the first r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from irepdeploy.errors import InputError
@@ -22,6 +23,7 @@ __all__ = [
     "TRIAL_SEED",
     "Arm",
     "Condition",
+    "EqualTime",
     "Network",
     "Protocol",
     "Settings",
@@ -128,13 +130,14 @@ QUESTIONS = {
     "axes": ("plain", "dbb", "all"),
     "helps": ("plain", "all", *(arm.name for arm in _HELP)),
     "step": ("all", _CONTROL.name),
+    "time": ("plain", "dbb", "all"),
     # Table 1 needs no training.
     "1": (),
 }
 # Questions that only apply to merged steps.
-_OF_MERGED = ("step",)
+_OF_MERGED = ("step", "time")
 # Questions added later: their cells come last, so that jobs already started keep their shares.
-ADDED = ("helps", "step", "1")
+ADDED = ("helps", "step", "time", "1")
 # The search whose last population is retrained, to check the supernet's ranking.
 RANKED = "random 2/3"
 
@@ -162,6 +165,21 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class EqualTime:
+    """A training with branches, and the condition in which a plain network takes the same time or longer.
+
+    Args:
+        arm: Name of the arm with branches.
+        condition: Condition of the arm.
+        plain: Condition of the plain network, on the same images.
+    """
+
+    arm: str
+    condition: Condition
+    plain: Condition
+
+
+@dataclass(frozen=True)
 class Network:
     """A network, the recipe that trains it, and known figures.
 
@@ -184,13 +202,17 @@ class Network:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Definition of all trainings; `axes` are the conditions other than the main one."""
+    """Definition of all trainings; `axes` are the conditions other than the main one.
+
+    `equal_time` are the trainings of the question "time", in merged steps.
+    """
 
     name: str
     networks: tuple[Network, ...]
     questions: tuple[str, ...] = ("2", "5", "search")
     main: Condition = Condition()
     axes: tuple[Condition, ...] = ()
+    equal_time: tuple[EqualTime, ...] = ()
     # Half of the full factorial design: every learning rate with both decays and both schedules.
     grid: tuple[Settings, ...] = (
         Settings(0.03, 1e-4, "cosine"),
@@ -213,6 +235,21 @@ class Protocol:
         names = ", ".join(each.name for each in self.networks)
         raise InputError(f"no network {name!r} in {self.name}", where="--network", hint=f"one of {names}")
 
+    def conditions(self, question: str) -> tuple[Condition, ...]:
+        """Return the conditions in which a question compares all of its arms; empty for "time", which pairs them."""
+        if question == "time":
+            return ()
+        return self.axes if question == "axes" else (self.main,)
+
+    def finals(self, question: str) -> Iterator[tuple[Condition, str]]:
+        """Yield condition and arm of each final training that a question needs."""
+        for condition in self.conditions(question):
+            for arm in QUESTIONS[question]:
+                yield condition, arm
+        for pair in self.equal_time if question == "time" else ():
+            yield pair.condition, pair.arm
+            yield pair.plain, QUESTIONS[question][0]
+
     @property
     def merged(self) -> Protocol:
         """The same protocol with merged steps, whose records are kept apart from those of exact steps."""
@@ -231,6 +268,7 @@ class Protocol:
             networks=(replace(first, overrides=("scale=smoke",), step_seconds=0.02),),
             main=Condition(24, 2, 12),
             axes=(Condition(24, 3, 12),),
+            equal_time=(EqualTime("all", Condition(24, 2, 12), Condition(24, 3, 12)),),
             grid=self.grid[:2],
             seeds=(0, 1),
             candidates=3,
@@ -272,6 +310,13 @@ PROTOCOLS = {
                 Condition(1_280, 160),
                 Condition(20_480, 10),
                 Condition(51_200, 12),
+            ),
+            # A training with merged steps takes 2.8 times as long as a plain one with all nine branches, 1.9 with DBB.
+            (
+                EqualTime("dbb", Condition(5_120, 40), Condition(5_120, 120)),
+                EqualTime("all", Condition(5_120, 40), Condition(5_120, 120)),
+                EqualTime("dbb", Condition(5_120, 120), Condition(5_120, 240)),
+                EqualTime("all", Condition(5_120, 120), Condition(5_120, 360)),
             ),
         ),
         Protocol(

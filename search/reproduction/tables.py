@@ -23,7 +23,7 @@ from .measured_tables import noise_table, timing_table
 from .protocol import QUESTIONS, RANKED, Condition, Network, Protocol
 from .table import Table
 
-__all__ = ["comparison_of", "flattening", "ranking", "tables_of"]
+__all__ = ["comparison_of", "equal_time", "flattening", "ranking", "tables_of"]
 
 Done = Mapping[str, ReproducedCell]
 
@@ -55,12 +55,14 @@ def tables_of(
     found = []
     for network in networks:
         for question in questions:
-            for condition in protocol.axes if question == "axes" else (protocol.main,):
+            for condition in protocol.conditions(question):
                 finals = _finals(protocol, done, network, condition, QUESTIONS[question])
                 if any(finals.values()):
                     found.append(_table(protocol, question, network, condition, finals))
             if question == "axes":
                 found += flattening(protocol, done, network)
+            if question == "time":
+                found += equal_time(protocol, done, network)
             if question == "search":
                 found += ranking(protocol, done, network)
             for each in (measured or {}).values():
@@ -82,6 +84,11 @@ def _finals(
         if cell.arm in found and cell.seed in protocol.seeds:
             found[cell.arm][cell.seed] = cell
     return {arm: dict(sorted(cells.items())) for arm, cells in found.items()}
+
+
+def _scores(protocol: Protocol, done: Done, network: Network, condition: Condition, arm: str) -> dict[int, float]:
+    """Return the test accuracy of each final record of an arm, by seed."""
+    return {seed: _test(cell) for seed, cell in _finals(protocol, done, network, condition, (arm,))[arm].items()}
 
 
 def _of(protocol: Protocol, done: Done, network: Network, condition: Condition, stage: str) -> list[ReproducedCell]:
@@ -197,17 +204,13 @@ def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping
 
 
 def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
-    """Return what the plain network gains from more steps on the same images, beside the branches; or no tables."""
-    main, arms = protocol.main, QUESTIONS["axes"]
-    plain = arms[0]
+    """Return what the plain network gains from more steps on the same images; or no tables."""
+    main, plain = protocol.main, QUESTIONS["axes"][0]
     longest = max(
         (each for each in protocol.axes if each.images == main.images), key=lambda each: each.epochs or 0, default=main
     )
-    finals = _finals(protocol, done, network, main, arms)
-    longer = _finals(protocol, done, network, longest, (plain,))[plain]
-    scores = {arm: {seed: _test(cell) for seed, cell in cells.items()} for arm, cells in finals.items()}
-    base = {seed: _test(cell) for seed, cell in longer.items()}
-    gain = None if longest == main else paired(base, scores[plain])
+    base, longer = (_scores(protocol, done, network, each, plain) for each in (main, longest))
+    gain = None if longest == main else paired(longer, base)
     if gain is None:
         return []
     more = statistics.fmean(gain.values) > MARGIN
@@ -215,18 +218,32 @@ def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
     row = (plain, f"{len(gain.values)} of {len(protocol.seeds)}", gain.text, verdict)
     note = f"Flattened: longer training gains at most {MARGIN:g} points in the mean."
     title = f"Was the training long enough? {network.name}, from {main.label} to {longest.label}"
-    tables = [Table(title, ("arm", "seeds", "gain in points", "flattened"), (row,), (note,))]
-    differences = {arm: paired(scores[arm], base, len(arms) - 1) for arm in arms[1:]}
-    if not any(differences.values()):
-        return tables
-    rows = [(plain, longest.label, _spread(base), "-", "-", _median(longer, _training_seconds))]
-    for arm, difference in differences.items():
+    return [Table(title, ("arm", "seeds", "gain in points", "flattened"), (row,), (note,))]
+
+
+def equal_time(protocol: Protocol, done: Done, network: Network) -> list[Table]:
+    """Return a table of branches against a plain network that trains at least as long; empty without such a pair."""
+    plain = QUESTIONS["time"][0]
+    rows = []
+    for pair in protocol.equal_time:
+        sides = ((pair.condition, pair.arm), (pair.plain, plain))
+        cells, rivals = (_finals(protocol, done, network, condition, (arm,))[arm] for condition, arm in sides)
+        scores, base = ({seed: _test(cell) for seed, cell in each.items()} for each in (cells, rivals))
+        difference = paired(scores, base, len(protocol.equal_time))
         if difference is not None:
-            cells = (main.label, _spread(scores[arm]), difference.text, difference.verdict)
-            rows.append((arm, *cells, _median(finals[arm], _training_seconds)))
-    columns = ("arm", "condition", "test %", "difference from plain", "verdict", "training s")
-    note = "This comparison is not part of the protocol. It was added when the first records were there."
-    return [*tables, Table(f"More steps instead of branches? {network.name}", columns, tuple(rows), (note,))]
+            mine = (pair.condition.label, _spread(scores), _median(cells, _training_seconds))
+            theirs = (pair.plain.label, _spread(base), _median(rivals, _training_seconds))
+            seeds = f"{len(difference.values)} of {len(protocol.seeds)}"
+            rows.append((pair.arm, seeds, *mine, *theirs, difference.text, difference.verdict))
+    if not rows:
+        return []
+    columns = (
+        "arm", "seeds", "condition", "test %", "training s", "plain's condition", "plain's test %",
+        "plain's training s", "difference from plain", "verdict",
+    )  # fmt: skip
+    title = f"Branches, or a plain network that trains as long? {network.name}"
+    note = "This question was added when the first records were there."
+    return [Table(title, columns, tuple(rows), (*_NOTES, note))]
 
 
 def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:

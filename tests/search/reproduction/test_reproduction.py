@@ -50,9 +50,7 @@ def tiny() -> Protocol:
 @pytest.fixture
 def two_arms(monkeypatch: pytest.MonkeyPatch) -> Protocol:
     """The tiny protocol with the arms plain and acnet, whose networks are not exported: 4 trials, 2 finals."""
-    few = {**QUESTIONS, "2": ("plain", "acnet")}
-    monkeypatch.setattr(cells_module, "QUESTIONS", few)
-    monkeypatch.setattr(tables_module, "QUESTIONS", few)
+    monkeypatch.setitem(QUESTIONS, "2", ("plain", "acnet"))
     monkeypatch.setattr(run_module, "_structure", lambda folder: "a" * 64)
     return tiny()
 
@@ -176,7 +174,7 @@ def test_a_drawn_architecture_spends_the_budget(budget: str) -> None:
 @pytest.mark.slow
 def test_candidates_are_those_of_the_last_population(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     protocol = replace(tiny(), grid=FASHION.grid[:1], candidates=2)
-    monkeypatch.setattr(cells_module, "QUESTIONS", {"search": ("random 2/3",)})
+    monkeypatch.setitem(QUESTIONS, "search", ("random 2/3",))
     monkeypatch.setattr(run_module, "_structure", lambda folder: None)
     cells = cells_of(protocol, ["search"], protocol.networks)
     assert [cell.stage for cell in cells] == ["trial", "final", *["candidate"] * 2, "scoring"]
@@ -274,22 +272,36 @@ def test_whether_the_training_was_long_enough(gain: float, verdict: str) -> None
     assert not any("long enough" in each.title for each in tables_of(FASHION, done, ["2"], COMPACT))
 
 
-def test_arms_are_compared_with_a_plain_network_trained_longer() -> None:
-    longest = FASHION.axes[1]
+def test_branches_are_compared_with_a_plain_network_that_trains_as_long() -> None:
+    """Each pair has conditions of its own; those without records are left out."""
+    merged, longest = FASHION.merged, FASHION.axes[1]
     tests = {("plain", FASHION.main): 0.87, ("all", FASHION.main): 0.885, ("plain", longest): 0.89}
     done = {
         cell.key: record(cell, test + seed / 1000 + (seed == 1 and arm == "all") / 1000)
         for (arm, condition), test in tests.items()
         for seed in range(3)
-        for cell in [Cell(FASHION, COMPACT[0], condition, ARMS[arm], "final", seed)]
+        for cell in [Cell(merged, merged.networks[0], condition, ARMS[arm], "final", seed)]
     }
-    table = tables_of(FASHION, done, ["axes"], COMPACT)[-1]
-    assert table.title == "More steps instead of branches? compact6"
-    plain, every = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
-    assert (plain["condition"], plain["test %"]) == ("5,120 images, 4,800 steps", "89.10 +- 0.10")
-    assert (every["arm"], every["condition"]) == ("all", "5,120 images, 1,600 steps")
-    # -0.5, -0.4, -0.5; t(2) 4.303, and 6.205 at half of 5 %.
-    assert (every["difference from plain"], every["verdict"]) == ("-0.47 [-0.61, -0.32]", "worse")
+    [table] = tables_of(merged, done, ["time"], merged.networks[:1])
+    [row] = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (row["arm"], row["condition"], row["plain's condition"]) == (
+        "all", "5,120 images, 1,600 steps", "5,120 images, 4,800 steps"
+    )  # fmt: skip
+    assert (row["seeds"], row["plain's test %"]) == ("3 of 5", "89.10 +- 0.10")
+    # -0.5, -0.4, -0.5; t(2) 4.303, and 8.860 at a fourth of 5 %, for the four pairs: -0.76 to -0.17.
+    assert (row["difference from plain"], row["verdict"]) == ("-0.47 [-0.61, -0.32]", "worse")
+    assert tables_of(FASHION, done, ["time"], FASHION.networks) == []
+
+
+def test_a_plain_network_trains_at_least_as_long_as_the_branches_it_is_compared_with() -> None:
+    cells = cells_of(FASHION.merged, ["time"], FASHION.networks[:1])
+    finals = {(cell.arm.name, cell.condition) for cell in cells if cell.stage == "final"}
+    assert len(finals) * len(FASHION.seeds) == sum(cell.stage == "final" for cell in cells) == 7 * 5
+    for pair in FASHION.equal_time:
+        assert {(pair.arm, pair.condition), ("plain", pair.plain)} <= finals
+        assert pair.condition.images == pair.plain.images
+        # Time of a merged step, in plain ones.
+        assert (pair.plain.epochs or 0) >= {"dbb": 1.9, "all": 2.8}[pair.arm] * (pair.condition.epochs or 0)
 
 
 def test_notes_that_tables_share_stand_once_in_markdown() -> None:
@@ -401,7 +413,10 @@ def test_records_are_read_once_and_damage_is_named(tmp_path: Path) -> None:
     ("args", "words"),
     [
         (["mnist"], "no protocol 'mnist'"),
-        (["fashion-mnist", "--table", "3"], "--table: no question '3' (one of 2, 5, search, axes, helps, step, 1)"),
+        (
+            ["fashion-mnist", "--table", "3"],
+            "--table: no question '3' (one of 2, 5, search, axes, helps, step, time, 1)",
+        ),
         (["fashion-mnist", "--network", "vgg16"], "--network: no network 'vgg16' in fashion-mnist"),
         (["fashion-mnist", "--job", "3/2"], "--job: expected a job"),
         (["fashion-mnist", "--table", "2", "--job", "1/9999"], "9999 jobs for 246 runs"),
