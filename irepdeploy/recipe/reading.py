@@ -15,8 +15,8 @@ from irepdeploy.limits import DESCRIPTION
 from irepdeploy.parsing.overrides import Override, copied, full_key, giving_way, pair, put, scale_of
 from irepdeploy.parsing.validation import faults_of
 from irepdeploy.parsing.yaml_text import YamlError, parse_yaml
+from irepdeploy.recipe.fields import Options
 from irepdeploy.recipe.schema import Recipe, keys_of
-from irepdeploy.recipe.sections import Options
 
 __all__ = ["load_recipe", "recipe_of"]
 

@@ -13,16 +13,14 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from irepdeploy.recipe.fields import Options, Seed, Threads
 from irepdeploy.recipe.sections import (
     BackboneSection,
     DataSection,
     FreezeSection,
     NetSection,
-    Options,
     SearchSection,
     Section,
-    Seed,
-    Threads,
     TrainSection,
 )
 
