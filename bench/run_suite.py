@@ -26,7 +26,7 @@ def run_suite(name: str, request: SuiteRequest, display: ProgressDisplay) -> Sui
         raise MissingError("torch finds no CUDA device here", where="--device cuda", hint="irepdeploy doctor tells why")
     points = {point.name: point for point in entry_points(group=_GROUP)}
     if name not in points:
-        raise InputError(f"no suite {name!r}", where="--suite", hint=choices(name, sorted(points)))
+        raise InputError(f"unknown suite {name!r}", where="--suite", hint=choices(name, sorted(points)))
     suite: Suite = points[name].load()
     with request.own_folder():
         return suite(request, display)

@@ -100,7 +100,7 @@ def find_subjects(models: Sequence[str | os.PathLike[str]], runners: Sequence[st
         raise InputError("nothing to measure", where="bench", hint="name a checkpoint, an ONNX file or a network")
     for runner in runners:
         if runner not in RUNNERS:
-            raise InputError(f"no runner {runner!r}", where="--runner", hint=choices(runner, RUNNERS))
+            raise InputError(f"unknown runner {runner!r}", where="--runner", hint=choices(runner, RUNNERS))
     wanted = list(dict.fromkeys(runners))
     found = [_split(os.fspath(model)) for model in models]
     shorts = [label or (target if kind == NETWORK else Path(target).stem) for label, kind, target in found]

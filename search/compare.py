@@ -141,7 +141,7 @@ def check_names(strategies: Sequence[str], seeds: int) -> None:
     """Raise InputError unless each strategy exists and is named once."""
     for name in strategies:
         if name not in STRATEGIES:
-            raise InputError(f"no strategy {name!r}", where="--strategies", hint=f"some of {','.join(STRATEGIES)}")
+            raise InputError(f"unknown strategy {name!r}", where="--strategies", hint=f"some of {','.join(STRATEGIES)}")
     if not strategies or len(set(strategies)) < len(strategies):
         raise InputError("name each strategy once", where="--strategies", hint=",".join(STRATEGIES))
     if seeds < 1:

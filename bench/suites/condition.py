@@ -48,7 +48,7 @@ def conditions_for(request: SuiteRequest) -> list[Condition]:
     runners: Sequence[str] = list(dict.fromkeys(request.runners)) or default
     for runner in runners:
         if runner not in RUNNERS:
-            raise InputError(f"no runner {runner!r}", where="--runner", hint=choices(runner, RUNNERS))
+            raise InputError(f"unknown runner {runner!r}", where="--runner", hint=choices(runner, RUNNERS))
     states = (False, True) if paper_on_gpu else (False,)
     return [Condition(runner, tf32, paper_on_gpu) for tf32 in states for runner in runners]
 

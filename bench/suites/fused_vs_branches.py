@@ -72,7 +72,7 @@ def _wanted(request: SuiteRequest) -> Sequence[str]:
         if name not in _TABLES:
             near = difflib.get_close_matches(name, _TABLES, n=1)
             hint = f"did you mean {near[0]}?" if near else f"some of {', '.join(_TABLES)}"
-            raise InputError(f"no network {name!r} in this suite", where="--only", hint=hint)
+            raise InputError(f"unknown network {name!r} in this suite", where="--only", hint=hint)
     if request.only:
         return [name for name in _TABLES if name in request.only]
     return [_SMOKE] if request.scale == "smoke" else list(_TABLES)

@@ -125,7 +125,7 @@ def _wanted(table: LatencyTable, request: SuiteRequest) -> list[Variant]:
             near = difflib.get_close_matches(text, labels, n=2)
             # Separated by semicolons, since labels contain commas.
             hint = f"did you mean {' or '.join(near)}?" if near else f"some of {'; '.join(sorted(labels))}"
-            raise InputError(f"no row {text!r}", where="--only", hint=hint)
+            raise InputError(f"unknown row {text!r}", where="--only", hint=hint)
     keep = {*request.only, table.reference}
     return [each for each in table.variants if keep & {each.label, each.row.label}]
 

@@ -89,7 +89,7 @@ def pays_summary(question: str, pattern: Path) -> str:
 def _protocols_of(question: str, pattern: Path) -> Iterator[tuple[Protocol, list[Table], Collection[str]]]:
     """Yield each protocol with records for a question, its tables, and the keys of the cells that were run."""
     if question not in QUESTIONS:
-        raise InputError(f"no question {question!r}", where=pattern, hint=f"one of {', '.join(QUESTIONS)}")
+        raise InputError(f"unknown question {question!r}", where=pattern, hint=f"one of {', '.join(QUESTIONS)}")
     data = next((name for name in PROTOCOLS if pattern.name.startswith(f"pays-{name}-")), None)
     if data is None:
         raise InputError("expected pays-DATA-*.jsonl", where=pattern, hint=f"of {', '.join(PROTOCOLS)}")

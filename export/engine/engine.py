@@ -145,7 +145,7 @@ def _check(flavour: str, asked: EngineOptions) -> None:
         raise InputError(f"no TensorRT flavour {flavour!r}", where="flavour", hint=f"one of {', '.join(FLAVOURS)}")
     if asked.precision not in PRECISIONS:
         hint = f"one of {', '.join(PRECISIONS)}"
-        raise InputError(f"no precision {asked.precision!r}", where="--precision", hint=hint)
+        raise InputError(f"unknown precision {asked.precision!r}", where="--precision", hint=hint)
     if asked.workspace_bytes is not None and asked.workspace_bytes <= 0:
         raise InputError(f"expected a positive workspace size, got {asked.workspace_bytes} bytes", where="workspace")
 

@@ -69,7 +69,7 @@ def quantizable(model: onnx.ModelProto) -> list[str]:
 
 def _check(model: onnx.ModelProto, keep_float: Collection[str], activations: str) -> None:
     if activations not in ACTIVATIONS:
-        raise InputError(f"no activations {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}")
+        raise InputError(f"unknown kind of activations {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}")
     layers = quantizable(model)
     if not layers:
         raise ModelError("nothing to quantize: it has no convolution or linear layer with constant weights")

@@ -37,7 +37,7 @@ def precisions_of(text: str | Sequence[str] | None, target: Target, carried: str
     names = [name.strip() for name in text.split(",")] if isinstance(text, str) else list(text)
     for name in names:
         if name not in PRECISIONS:
-            raise InputError(f"no precision {name!r}", where="--precision", hint=f"some of {','.join(PRECISIONS)}")
+            raise InputError(f"unknown precision {name!r}", where="--precision", hint=f"some of {','.join(PRECISIONS)}")
         target.route(name)
     if carried != "fp32":
         return _carried_only(names, carried, target)

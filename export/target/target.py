@@ -135,7 +135,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 def target_of(name: str) -> Target:
     """Return a target by name."""
     if name not in TARGETS:
-        raise InputError(f"no target {name!r}", where="--target", hint=choices(name, TARGETS))
+        raise InputError(f"unknown target {name!r}", where="--target", hint=choices(name, TARGETS))
     return TARGETS[name]
 
 

@@ -146,7 +146,7 @@ def _opened(library: Any, splits: Any, folder: Path, image: str | None, label: s
         rows = found[name]
         for wanted in (column, target):
             if wanted not in rows.features:
-                raise InputError(f"no column {wanted!r}: it has {', '.join(rows.features)}", where=where)
+                raise InputError(f"unknown column {wanted!r}: it has {', '.join(rows.features)}", where=where)
         labels, own = _labels(rows, target, classes, library, where)
         if classes is not None and own != classes:
             raise InputError(f"train and {test} have different classes", where=folder)

@@ -44,7 +44,7 @@ def scale_of(scales: Any, name: Any) -> list[Override]:
     chosen = known.get(str(name))
     if not isinstance(chosen, dict):
         raise RecipeError(
-            f"no scale {reprlib.repr(name)}",
+            f"unknown scale {reprlib.repr(name)}",
             hint=f"one of {', '.join(known)}" if known else "this recipe defines no scales",
         )
     return [(str(key), value) for key, value in chosen.items()]

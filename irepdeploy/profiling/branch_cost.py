@@ -124,7 +124,7 @@ def branch_costs(
     known = (*PRESETS, *PUBLISHED)
     for name in request.presets or ():
         if name not in known:
-            raise ArchitectureError(f"no preset {name!r}", hint=choices(name, known))
+            raise ArchitectureError(f"unknown preset {name!r}", hint=choices(name, known))
     images = 4 * request.batch_size * math.prod(source.origin.input_shape)
     check_memory(images, f"a batch of {request.batch_size:,}", "--batch")
     device = _device(request.device)

@@ -126,7 +126,7 @@ def _checked(model: nn.Module, where: Where) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("a scripted network has no modules to replace", hint="insert before scripting")
     if not isinstance(where, str) and not callable(where):
-        raise ModelError(f"where={where!r} chooses nothing", hint="a glob or a name, a type, or f(name, module)")
+        raise ModelError(f"expected a glob, a name, a type or a function f(name, module), got {where!r}", where="where")
     bound = captured_module(model)
     if bound is not None:
         raise ModelError(

@@ -80,7 +80,7 @@ def preset_of(branches: str | tuple[str, ...] | list[str]) -> Preset:
     """
     if isinstance(branches, str):
         if branches not in PRESETS:
-            raise ArchitectureError(f"no preset {branches!r}", hint=choices(branches, PRESETS))
+            raise ArchitectureError(f"unknown preset {branches!r}", hint=choices(branches, PRESETS))
         return PRESETS[branches]
     for name in branches:
         branch_class(name)

@@ -68,7 +68,7 @@ def fuse_probe(model: nn.Module, where: Where | None = None, *, keep_bn: bool = 
 
 def _foreign(model: nn.Module, where: Where) -> dict[nn.Module, nn.Module]:
     if not isinstance(where, str | type) and not callable(where):
-        raise InputError(f"where={where!r} chooses nothing", hint="a glob on names, a type, or f(name, module)")
+        raise InputError(f"expected a glob, a type or a function f(name, module), got {where!r}", where="where")
     found: dict[nn.Module, nn.Module] = {}
     done: list[str] = []
     for name, module in model.named_modules():

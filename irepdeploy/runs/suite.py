@@ -62,9 +62,9 @@ class SuiteRequest:
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
-            raise InputError(f"no scale {self.scale!r}", where="--scale", hint=f"one of {', '.join(SCALES)}")
+            raise InputError(f"unknown scale {self.scale!r}", where="--scale", hint=f"one of {', '.join(SCALES)}")
         if self.device not in ("cpu", "cuda"):
-            raise InputError(f"no device {self.device!r}", where="--device", hint="cpu or cuda")
+            raise InputError(f"unknown device {self.device!r}", where="--device", hint="cpu or cuda")
         # torch crashes if the system cannot create that many threads.
         if self.threads is not None and not 1 <= self.threads <= _MOST_THREADS:
             raise InputError(f"cannot use {self.threads} threads", where="--threads", hint=f"from 1 to {_MOST_THREADS}")

@@ -263,7 +263,7 @@ def _device(asked: str) -> torch.device:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise InputError(f"no device {asked!r}", where="torch", hint="for example cpu, cuda, cuda:1") from error
+        raise InputError(f"unknown device {asked!r}", where="torch", hint="for example cpu, cuda, cuda:1") from error
     if device.type == "meta":
         raise InputError("the device 'meta' computes nothing", where="torch", hint="for example cpu, cuda")
     try:

@@ -109,7 +109,7 @@ class Declared:
         unknown = sorted(set(by_name) - set(self.inputs))
         if unknown:
             reads = ", ".join(map(str, self.specs))
-            raise InputError(f"no input {unknown[0]}", where="--input-shape", hint=f"{self.label} reads {reads}")
+            raise InputError(f"unknown input {unknown[0]}", where="--input-shape", hint=f"{self.label} reads {reads}")
         axes = self.axes
         found = dict(self.inputs)
         for name, spec in by_name.items():

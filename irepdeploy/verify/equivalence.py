@@ -125,7 +125,7 @@ def tolerance_of(tolerance: str | Tolerance) -> Tolerance:
     if isinstance(tolerance, Tolerance):
         return tolerance
     if tolerance not in TOLERANCES:
-        raise InputError(f"no tolerance {tolerance!r}", hint=f"one of {', '.join(TOLERANCES)}")
+        raise InputError(f"unknown tolerance {tolerance!r}", hint=f"one of {', '.join(TOLERANCES)}")
     return TOLERANCES[tolerance]
 
 

@@ -61,7 +61,7 @@ class PopulationEvaluator:
         graph: bool | None = None,
     ) -> None:
         if mode not in get_args(Mode):
-            raise InputError(f"no mode {mode!r} of evaluation", hint=f"one of {', '.join(get_args(Mode))}")
+            raise InputError(f"unknown mode {mode!r} of evaluation", hint=f"one of {', '.join(get_args(Mode))}")
         edges = [0, *cuts, len(data)]
         if any(start >= end for start, end in pairwise(edges)):
             raise InputError(f"a set of {len(data)} images cannot be cut at {list(cuts)}", where="cuts")

@@ -23,5 +23,7 @@ def recipe_path(name: str) -> Path:
     shipped = shipped_recipes()
     if name not in shipped:
         hint = choices(name, shipped)
-        raise RecipeError(f"no recipe {name!r}", hint=f"a YAML file, or {hint}" if hint.startswith("one") else hint)
+        raise RecipeError(
+            f"unknown recipe {name!r}", hint=f"a YAML file, or {hint}" if hint.startswith("one") else hint
+        )
     return shipped[name]

@@ -83,7 +83,7 @@ def cells_of(protocol: Protocol, questions: Sequence[str], networks: Sequence[Ne
     """
     for question in questions:
         if question not in QUESTIONS:
-            text = f"no question {question!r}"
+            text = f"unknown question {question!r}"
             raise InputError(text, where="--table", hint=f"one of {', '.join(QUESTIONS)}")
     found: dict[str, Cell] = {}
     asked = [question for question in questions if question in protocol.questions]

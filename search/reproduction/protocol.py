@@ -233,7 +233,7 @@ class Protocol:
             if each.name == name:
                 return each
         names = ", ".join(each.name for each in self.networks)
-        raise InputError(f"no network {name!r} in {self.name}", where="--network", hint=f"one of {names}")
+        raise InputError(f"unknown network {name!r} in {self.name}", where="--network", hint=f"one of {names}")
 
     def conditions(self, question: str) -> tuple[Condition, ...]:
         """Return the conditions in which a question compares all of its arms; empty for "time", which pairs them."""
@@ -349,5 +349,5 @@ PROTOCOLS = {
 def protocol_of(name: str) -> Protocol:
     """Return the protocol of a data set."""
     if name not in PROTOCOLS:
-        raise InputError(f"no protocol {name!r}", where="reproduce", hint=f"one of {', '.join(PROTOCOLS)}")
+        raise InputError(f"unknown protocol {name!r}", where="reproduce", hint=f"one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

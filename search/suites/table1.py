@@ -111,7 +111,7 @@ def table1(request: SuiteRequest, display: ProgressDisplay) -> SuiteReport:
     labels = [net.label for net in scale.nets]
     unknown = [name for name in request.only if name not in labels]
     if unknown:
-        raise InputError(f"no network {unknown[0]!r} in table1", where="--only", hint=f"of {', '.join(labels)}")
+        raise InputError(f"unknown network {unknown[0]!r} in table1", where="--only", hint=f"of {', '.join(labels)}")
     nets = [net for net in scale.nets if not request.only or net.label in request.only]
     with conditions(request), exact_arithmetic():
         subjects = [_Subject(net, scale, request) for net in nets]

@@ -100,7 +100,7 @@ def _wanted(request: SuiteRequest) -> list[tuple[_Subject, str]]:
     labels = {label for subject, budget in rows for label in (subject.net, budget, f"{subject.net} {budget}")}
     for label in request.only:
         if label not in labels:
-            raise InputError(f"no row {label!r}", where="--only", hint=f"some of {', '.join(sorted(labels))}")
+            raise InputError(f"unknown row {label!r}", where="--only", hint=f"some of {', '.join(sorted(labels))}")
     only = set(request.only)
     return [
         (subject, budget)

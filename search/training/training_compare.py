@@ -62,7 +62,7 @@ def _check(presets: Sequence[str], seeds: int) -> None:
     known = (PLAIN, *PRESETS)
     for preset in presets:
         if preset not in known:
-            raise InputError(f"no preset {preset!r}", where="--presets", hint=choices(preset, known))
+            raise InputError(f"unknown preset {preset!r}", where="--presets", hint=choices(preset, known))
     if not presets:
         raise InputError("no preset is named", where="--presets", hint=f"some of {few(known)}")
     if len(set(presets)) < len(presets):

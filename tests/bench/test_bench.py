@@ -168,7 +168,7 @@ def test_each_model_runs_on_the_runners_that_can_take_it(folder: Path) -> None:
         pairs("m.engine", runners=["ort-cpu"])
     with pytest.raises(InputError, match="can run on trt"):
         pairs("plain.pt", runners=["torch", "trt"])
-    with pytest.raises(InputError, match="no runner 'ort'") as caught:
+    with pytest.raises(InputError, match="unknown runner 'ort'") as caught:
         pairs("scale.onnx", runners=["ort"])
     assert "ort-cpu" in caught.value.hint
 
@@ -278,7 +278,7 @@ def test_conditions_and_the_machine_before_and_after_are_recorded(folder: Path) 
     assert "tf32" not in record.runner
     with pytest.raises(InputError, match="transfers 'half'"):
         bench_models(["scale.onnx"], transfers="half")
-    with pytest.raises(InputError, match="no device 'gpu9'"):
+    with pytest.raises(InputError, match="unknown device 'gpu9'"):
         bench_models(["vgg6"], device="gpu9")
 
 

@@ -82,8 +82,8 @@ def test_threads_that_torch_would_crash_with_are_refused_however_a_suite_is_call
     [
         (["--suite", "askd"], "did you mean asked?"),
         (["--suite", "other"], "one of asked"),
-        (["--suite", "asked", "--scale", "large"], "--scale: no scale 'large' (one of smoke, small, paper)"),
-        (["--suite", "asked", "--device", "tpu"], "--device: no device 'tpu' (cpu or cuda)"),
+        (["--suite", "asked", "--scale", "large"], "--scale: unknown scale 'large' (one of smoke, small, paper)"),
+        (["--suite", "asked", "--device", "tpu"], "--device: unknown device 'tpu' (cpu or cuda)"),
         (["--suite", "asked", "--against", "r.jsonl"], "--against is not for suites"),
         (["--suite", "asked", "--tf32"], "--tf32 is not for suites"),
         (["--suite", "asked", "--shape", "x=1x2"], "--input-shape is not for suites"),

@@ -106,9 +106,9 @@ def test_a_value_may_hold_an_equals_sign(tmp_path: Path) -> None:
         ("seed=!!timestamp later", "tag 'timestamp' is not allowed in a recipe"),
         ("seed=!!python/object/apply:os.getcwd []", "is not a value"),
         ("seed=" + "[" * 5000, "is not a value"),
-        ("scale=huge", "no scale 'huge' (one of smoke)"),
-        ("scale=[1]", "no scale [1]"),
-        ("scale={a: 1}", "no scale"),
+        ("scale=huge", "unknown scale 'huge' (one of smoke)"),
+        ("scale=[1]", "unknown scale [1]"),
+        ("scale={a: 1}", "unknown scale"),
         ("search.population.more=1", "unknown key"),
         ("net=vgg6", "net: expected"),
         ("search=null", "search: expected"),
@@ -131,7 +131,7 @@ def test_a_scale_of_a_recipe_without_scales(tmp_path: Path) -> None:
         3,
         0,
     )
-    assert "no scale 'tiny' (one of smoke)" in refused(written(tmp_path, scales={}), "scale=tiny")
+    assert "unknown scale 'tiny' (one of smoke)" in refused(written(tmp_path, scales={}), "scale=tiny")
 
 
 def test_an_override_below_a_null_section(tmp_path: Path) -> None:

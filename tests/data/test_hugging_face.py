@@ -143,7 +143,7 @@ def test_columns_that_are_named(root: Path, tmp_path: Path) -> None:
 
     assert same(load_saved(rewritten(folder, tmp_path / "texts", texts), label="name"), plain)
     for options, text in (
-        ({"label": "none"}, r"no column 'none': it has image, label, fine"),
+        ({"label": "none"}, r"unknown column 'none': it has image, label, fine"),
         ({"label": "image"}, r"expected labels in column 'image', got"),
         ({"label": "label", "image": "fine"}, r"'fine' to be a column of type Image, got .*options\.image=NAME"),
         ({"label": 3}, r"data option label: expected text, got 3"),

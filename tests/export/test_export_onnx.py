@@ -368,7 +368,7 @@ def test_what_does_not_run_is_named_by_its_file(tmp_path: Path, capsys: Capture)
 
 
 def test_an_input_of_another_name_or_type(folder: Path, tmp_path: Path, capsys: Capture) -> None:
-    for asked, text in (("other:1x3x21x18", "no input other"), ("1x3x21x18:int64", "not int64")):
+    for asked, text in (("other:1x3x21x18", "unknown input other"), ("1x3x21x18:int64", "not int64")):
         capsys.readouterr()
         assert export(folder / "free.onnx", tmp_path, "--input-shape", asked) == 2
         assert text in capsys.readouterr().err

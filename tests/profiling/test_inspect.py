@@ -442,7 +442,7 @@ def test_sources_that_are_none(models: dict[str, Path], tmp_path: Path, capsys: 
     [
         (["--batch", "4"], "--batch without --cost"),
         (["--memory", "8GB", "--presets", "ireps"], "--presets and --memory without --cost"),
-        (["--cost", "--presets", "iresp"], "no preset 'iresp'"),
+        (["--cost", "--presets", "iresp"], "unknown preset 'iresp'"),
         (["--cost", "--presets", "irep-resnet18"], "no such convolution in the network"),
         (["--cost", "--presets", " , "], "--presets is empty"),
         (["--cost", "--memory", "8"], "expected a memory size such as 8GB, got '8'"),

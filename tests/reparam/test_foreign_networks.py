@@ -305,7 +305,7 @@ def test_branches_of_a_wrong_type(branches: Any) -> None:
 
 @pytest.mark.parametrize("where", [None, ["0"], 3])
 def test_where_of_a_wrong_type(where: Any) -> None:
-    with pytest.raises(ModelError, match="chooses nothing"):
+    with pytest.raises(ModelError, match="where: expected a glob, a name, a type or a function"):
         ird.insert_branches(usual(), "dbb", where)
 
 

@@ -92,7 +92,7 @@ def test_resume_goes_on(searched: Path, tiny_overrides: list[str], capsys: pytes
         (["digitz"], "did you mean digits?"),
         (["zzzzzz"], "a YAML file, or one of digits"),
         (["missing.yaml"], "missing.yaml: no such recipe"),
-        (["."], "no recipe '.'"),
+        (["."], "unknown recipe '.'"),
         (["digits", "search.populaton=3"], "did you mean search.population"),
         (["digits", "population"], "expected key=value, got 'population'"),
         (["digits", "lr=1"], "ambiguous"),

@@ -201,7 +201,7 @@ def test_the_command(tiny_overrides: list[str], tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.parametrize(
     ("strategies", "said"),
-    [("des,best", "no strategy 'best'"), ("des,des", "each strategy once"), ("", "no strategy ''")],
+    [("des,best", "unknown strategy 'best'"), ("des,des", "each strategy once"), ("", "unknown strategy ''")],
 )
 def test_bad_strategies_are_refused_before_anything_runs(
     strategies: str, said: str, tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

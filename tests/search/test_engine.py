@@ -404,7 +404,7 @@ def test_a_loss_that_is_no_number_ends_the_run(recipe: Recipe, tmp_path: Path, m
     ("change", "fault"),
     [
         ("branches=none", "no branch to search"),
-        ("branches=irpes", "no preset 'irpes'"),
+        ("branches=irpes", "unknown preset 'irpes'"),
         ("net.name=vgg61", "did you mean"),
         ("net.args.stages=[[2], [2], [2], [2], [2]]", "cannot read images of 1x16x16"),
         ("net.args.stages=[[-3]]", "cannot"),

@@ -94,7 +94,7 @@ def test_a_page_without_records_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("question", "name", "words"),
-    [("3", "pays-fashion-mnist-*.jsonl", "no question '3'"), ("2", "pays-mnist-*.jsonl", "expected pays-DATA-")],
+    [("3", "pays-fashion-mnist-*.jsonl", "unknown question '3'"), ("2", "pays-mnist-*.jsonl", "expected pays-DATA-")],
 )
 def test_a_table_that_cannot_be_made_is_an_error(question: str, name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):

@@ -291,7 +291,7 @@ def test_an_interruption_ends_the_builder(content: bytes, tmp_path: Path) -> Non
     ("options", "reason"),
     [
         ({"flavour": "trt"}, "no TensorRT flavour 'trt'"),
-        ({"precision": "bf16"}, "no precision 'bf16' .*fp32, fp16, int8"),
+        ({"precision": "bf16"}, "unknown precision 'bf16' .*fp32, fp16, int8"),
         ({"workspace_bytes": 0}, "expected a positive workspace size, got 0 bytes"),
     ],
 )

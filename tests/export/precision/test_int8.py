@@ -208,7 +208,7 @@ def test_bad_input(vgg6: onnx.ModelProto) -> None:
         quantized(vgg6)
     with pytest.raises(InputError, match="no layer 'nothing'"):
         quantized(vgg6, x, keep_float=["nothing"])
-    with pytest.raises(InputError, match="no activations 'int4'"):
+    with pytest.raises(InputError, match="unknown kind of activations 'int4'"):
         quantized(vgg6, x, activations="int4")
     with pytest.raises(ModelError, match="nothing to quantize"):
         quantized(written([make_node("Relu", ["x"], ["y"], "relu")], {}), images(1, 2, 4, 4))

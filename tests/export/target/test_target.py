@@ -41,7 +41,7 @@ def test_the_targets_by_name() -> None:
     ten = target_of("trt-10").operators
     # The first in the parser of 10.0, the second later.
     assert ten is not None and "Mish" in ten and "HannWindow" not in ten
-    with pytest.raises(InputError, match=r"no target 'nano'.*xavier-jp5"):
+    with pytest.raises(InputError, match=r"unknown target 'nano'.*xavier-jp5"):
         target_of("nano")
 
 

@@ -247,7 +247,7 @@ def test_images_kept_as_bytes_are_scored_like_floats(tiny: Tiny, cuts: tuple[int
 
 def test_refusals(tiny: Tiny) -> None:
     here, data = supernet(tiny()), images()
-    with pytest.raises(InputError, match="no mode 'fast'"):
+    with pytest.raises(InputError, match="unknown mode 'fast'"):
         PopulationEvaluator(here, data, mode="fast")  # type: ignore[arg-type]
     for cuts in ([0], [30], [10, 10], [20, 10]):
         with pytest.raises(InputError, match="cannot be cut"):

@@ -412,12 +412,12 @@ def test_records_are_read_once_and_damage_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["mnist"], "no protocol 'mnist'"),
+        (["mnist"], "unknown protocol 'mnist'"),
         (
             ["fashion-mnist", "--table", "3"],
-            "--table: no question '3' (one of 2, 5, search, axes, helps, step, time, 1)",
+            "--table: unknown question '3' (one of 2, 5, search, axes, helps, step, time, 1)",
         ),
-        (["fashion-mnist", "--network", "vgg16"], "--network: no network 'vgg16' in fashion-mnist"),
+        (["fashion-mnist", "--network", "vgg16"], "--network: unknown network 'vgg16' in fashion-mnist"),
         (["fashion-mnist", "--job", "3/2"], "--job: expected a job"),
         (["fashion-mnist", "--table", "2", "--job", "1/9999"], "9999 jobs for 246 runs"),
         (["cifar10", "--table", "axes"], "cifar10 has no such cells"),

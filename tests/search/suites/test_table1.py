@@ -44,7 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_refusal_by_itself_is_one_line_and_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert module.main(["--scale", "smoke", "--only", "vgg99"]) == 2
-    assert capsys.readouterr().err.startswith("error: --only: no network 'vgg99' in table1")
+    assert capsys.readouterr().err.startswith("error: --only: unknown network 'vgg99' in table1")
 
 
 @pytest.mark.usefixtures("small")

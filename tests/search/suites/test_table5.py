@@ -98,7 +98,7 @@ def test_without_a_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_row_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no row '3/4'.*vgg6 1/6"):
+    with pytest.raises(InputError, match=r"unknown row '3/4'.*vgg6 1/6"):
         table5(SuiteRequest(scale="smoke", only=("3/4",)), Display())
 
 

@@ -45,7 +45,7 @@ def test_compare_writes_table_figures_and_picture(
     [
         (["finetune", "digits"], 2, "--from CKPT"),
         (["finetune", "digits", "--from", "nowhere.pt"], 2, "nowhere.pt"),
-        (["compare", "digits", "--presets", "plain,foo"], 2, "no preset 'foo'"),
+        (["compare", "digits", "--presets", "plain,foo"], 2, "unknown preset 'foo'"),
         (["compare", "digits", "--presets", ","], 2, "no preset is named"),
     ],
 )

@@ -69,7 +69,7 @@ def test_the_picture(found: Found, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("presets", "seeds", "words"),
     [
-        (["plane"], 1, "no preset 'plane'"),
+        (["plane"], 1, "unknown preset 'plane'"),
         (["plain", "plain"], 1, "name each preset once"),
         ([], 1, "no preset is named"),
         (["plain"], 0, "at least one seed"),
