@@ -18,7 +18,8 @@ import onnx
 from onnx import TensorProto
 
 from irepdeploy.errors import InputError, ModelError
-from irepdeploy.onnx_graph.proto import distinct_name, opset_of
+from irepdeploy.onnx_graph.order import sort_nodes
+from irepdeploy.onnx_graph.proto import captured_by, distinct_name, opset_of
 from irepdeploy.onnx_graph.shapes import tensor_types
 
 from .fp16 import float32_parts
@@ -57,6 +58,7 @@ def quantized(
     _refuse_what_is_not_finite(model, ranges)
     result = _by_onnxruntime(model, keep_float, ranges, per_channel, activations == "int8")
     _read_floats(result, set(keep_float), {node.output[0] for node in model.graph.node if node.op_type == "Relu"})
+    sort_nodes(result)
     _restore(result, model)
     return result
 
@@ -100,8 +102,12 @@ def _by_onnxruntime(
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 
     prepared = _prepared(model)
+    # The quantizer does not look into subgraphs: a ReLU that it removed would be missing there.
+    captured = {name for node in model.graph.node for name in captured_by(node)}
+    relus = (node for node in model.graph.node if node.op_type == "Relu")
+    kept = [node.name for node in relus if captured.intersection((*node.input, *node.output))]
     # Coordinates of boxes, rounded to 256 steps, would be off by pixels.
-    boxes = [node.name for node in model.graph.node if node.name.startswith(float32_parts(model))]
+    kept += [node.name for node in model.graph.node if node.name.startswith(float32_parts(model))]
     data = {name: tuple(np.float32(bound) for bound in ranges[name]) for name in ranges}
     options: dict[str, Any] = {"QuantizeBias": not symmetric, "WeightSymmetric": True, "ActivationSymmetric": symmetric}
     if symmetric:
@@ -116,12 +122,11 @@ def _by_onnxruntime(
             QuantType.QInt8 if symmetric else QuantType.QUInt8,
             TensorsData(CalibrationMethod.MinMax, data),
             [],
-            [*keep_float, *boxes],
+            [*keep_float, *kept],
             list(_OPERATORS) if symmetric else [*_OPERATORS, *_BETWEEN],
             options,
         )
         quantizer.quantize_model()
-        quantizer.model.topological_sort()
     return quantizer.model.model
 
 
@@ -152,14 +157,15 @@ def _read_floats(model: onnx.ModelProto, layers: Collection[str], rectified: Col
             quantize = _quantizer_of(producers, name)
             if quantize is not None:
                 source = quantize.input[0]
-                if source in rectified and source in producers and producers[source].op_type != "Relu":
+                # The quantizer moves the name of an output of the graph behind the rounding.
+                was_rectified = source in rectified or name in rectified
+                if was_rectified and source in producers and producers[source].op_type != "Relu":
                     if source not in relus:
                         output = distinct_name(f"{source}_Relu", taken)
                         relus[source] = onnx.helper.make_node("Relu", [source], [output], name=output)
                     source = relus[source].output[0]
                 node.input[index] = source
-    for source, relu in relus.items():
-        model.graph.node.insert(list(model.graph.node).index(producers[source]) + 1, relu)
+    model.graph.node.extend(relus.values())
     read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     for index in reversed(range(len(model.graph.node))):
         node = model.graph.node[index]

@@ -127,6 +127,29 @@ def test_a_layer_quantized_alone_keeps_its_relu(residual: onnx.ModelProto, place
     assert found.ok, found.reason
 
 
+@pytest.mark.parametrize("captured", ["a", "r", "nothing"])
+def test_a_relu_of_an_output_and_of_subgraphs(captured: str) -> None:
+    """Layers kept in float and subgraphs read what the ReLU leaves, also if its tensor is an output of the model."""
+    weights = {"A.w": images(4, 3, 3, 3), "B.w": images(4, 4, 3, 3), "flag": np.array(True)}
+    nodes = [
+        make_node("Conv", ["x", "A.w"], ["a"], "A"),
+        make_node("Relu", ["a"], ["r"], "relu"),
+        make_node("Conv", ["r", "B.w"], ["b"], "B"),
+    ]
+    outputs = {"b": [None] * 4, "r": [None] * 4}
+    if captured != "nothing":
+        result = onnx.helper.make_tensor_value_info("n", onnx.TensorProto.FLOAT, [None] * 4)
+        body = onnx.helper.make_graph([make_node("Neg", [captured], ["n"])], "body", [], [result])
+        nodes.append(make_node("If", ["flag"], ["branch"], "if", then_branch=body, else_branch=body))
+        outputs = {"b": [None] * 4, "branch": [None] * 4}
+    model, x = onnx_model(nodes, {"x": ["n", 3, 6, 6]}, outputs, weights), images(4, 3, 6, 6)
+    for kept in ([], ["B"]):
+        result = quantized(model, x, keep_float=kept, activations="uint8")
+        onnx.checker.check_model(result, full_check=True)
+        found = compare_outputs(outputs_of(model, x), outputs_of(result, x), Tolerance(0.05, 0.999))
+        assert found.ok, found.reason
+
+
 def test_parts_that_stay_float32_are_not_quantized(residual: onnx.ModelProto) -> None:
     part = onnx.ModelProto.FromString(serialized(residual))
     part.metadata_props.add(key=FLOAT32_KEY, value="layer2")
