@@ -23,7 +23,7 @@ from irepdeploy.errors import InputError, ModelError, NotFusable
 from irepdeploy.network.source import Source, branches_digest, open_source
 from irepdeploy.reparam.fusable import check_fusable
 from irepdeploy.reparam.origin import Origin, origin_of, set_origin, with_inputs
-from irepdeploy.runtime.given_inputs import Given, forward_names, forward_order
+from irepdeploy.runtime.given_inputs import Given, forward_names, ordered_specs
 from irepdeploy.runtime.torch_runner import first_line, flattened
 from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
 from irepdeploy.verify.inputs import specs_of
@@ -183,9 +183,7 @@ def _known_inputs(source: Source, given: Given | None) -> Sequence[TensorSpec]:
 
 def _with_inputs(source: Source, specs: Sequence[TensorSpec]) -> Source:
     """Return the source with an Origin that declares these inputs, in the order of ``forward``."""
-    by_name = {spec.name: spec for spec in specs}
-    ordered = [by_name[name] for name in forward_order(source.model, list(by_name))]
-    return dataclasses.replace(source, model=with_inputs(_copy(source.model), ordered))
+    return dataclasses.replace(source, model=with_inputs(_copy(source.model), ordered_specs(source.model, specs)))
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -18,9 +18,10 @@ from irepdeploy.board.comparison import (
     compare_outputs,
     relative_error,
 )
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, IrepdeployError
 from irepdeploy.runtime.exact_arithmetic import exact_arithmetic
 from irepdeploy.runtime.given_inputs import given_tensors
+from irepdeploy.runtime.torch_runner import forward_error
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,9 @@ def compare(
         The comparison, whose `ok` is True if every output is within `tolerance`.
 
     Raises:
-        InputError: A network is in train mode, or an output cannot be compared.
+        InputError: A network is in train mode, `inputs` do not fit its ``forward``, or an output cannot be compared.
+        ModelError: A network cannot run on the inputs.
+        RunError: Memory does not suffice.
     """
     tensors = given_tensors(a, inputs)
     shared = _shared_layers(a, b)
@@ -109,10 +112,6 @@ def _run(
     if model.training:
         raise InputError("the network is in train mode", where=type(model).__name__, hint="call model.eval() first")
     parameter = next(model.parameters(), None)
-    if parameter is not None:
-        # The networks may differ in dtype and device, but receive the same values.
-        dtype = parameter.dtype
-        inputs = tuple(x.to(parameter.device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
     seen: dict[str, Array] = {}
     modules = dict(model.named_modules())
 
@@ -127,8 +126,16 @@ def _run(
     layers = [name for name in layers if not isinstance(modules[name], torch.jit.ScriptModule)]
     handles = [modules[name].register_forward_hook(keep(name)) for name in layers]
     try:
+        if parameter is not None:
+            # The networks may differ in dtype and device, but receive the same values.
+            dtype = parameter.dtype
+            inputs = tuple(x.to(parameter.device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
         with torch.inference_mode():
             result = model(*inputs)
+    except IrepdeployError:
+        raise
+    except Exception as error:  # anything that a foreign forward raises
+        raise forward_error(error, type(model).__name__) from error
     finally:
         for handle in handles:
             handle.remove()

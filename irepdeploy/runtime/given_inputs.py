@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, counted, first_line
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Given", "batch_axis", "example_specs", "forward_names", "forward_order", "given_arrays", "given_tensors"]
+__all__ = [
+    "Given",
+    "batch_axis",
+    "example_specs",
+    "forward_names",
+    "forward_order",
+    "given_arrays",
+    "given_tensors",
+    "ordered_specs",
+]
 
 Array = np.ndarray[Any, Any]
 # A file or folder, one array (N, ...), such arrays by name, or such arrays in the order of the inputs.
@@ -39,6 +48,8 @@ def given_arrays(inputs: Any, *, single: bool = False) -> Given:
     if isinstance(inputs, str | os.PathLike):
         return inputs
     if isinstance(inputs, Mapping):
+        if not inputs:
+            raise _refused("none")
         return {str(name): _array(value, single, 0) for name, value in inputs.items()}
     parts = _parts(inputs)
     # One of several inputs may be a single number.
@@ -53,7 +64,7 @@ def given_tensors(model: nn.Module, inputs: Any) -> tuple[torch.Tensor, ...]:
         inputs: A tensor or an array; a tuple or list of them in the order of ``forward``; or a mapping of them by name.
 
     Raises:
-        InputError: An input is not a tensor or array, or a parameter before a named one is missing.
+        InputError: An input is not a tensor or array, or ``forward`` takes more, fewer or other inputs.
     """
     import torch
 
@@ -63,11 +74,13 @@ def given_tensors(model: nn.Module, inputs: Any) -> tuple[torch.Tensor, ...]:
         if takes and not set(inputs) <= set(takes):
             raise InputError(f"expected inputs {', '.join(takes)}, got {', '.join(map(str, inputs))}", where="inputs")
         parts = [inputs[name] for name in forward_order(model, list(inputs))]
-    tensors = tuple(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts)
-    if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+    tensors = tuple(_tensor(part) if isinstance(part, np.ndarray) else part for part in parts)
+    wrong = [type(part).__name__ for part in tensors if not isinstance(part, torch.Tensor)]
+    if wrong or not tensors:
         raise InputError(
-            f"expected tensors, got {type(inputs).__name__}", where="inputs", hint="torch.randn(2, C, H, W)"
+            f"expected tensors, got {wrong[0] if wrong else 'none'}", where="inputs", hint="torch.randn(2, C, H, W)"
         )
+    _check_number(model, len(tensors))
     return tensors
 
 
@@ -81,7 +94,7 @@ def example_specs(model: nn.Module, examples: Any) -> list[TensorSpec]:
         examples: Inputs as for `given_arrays`, with the batch on the axis that the network expects.
 
     Raises:
-        InputError: An example is not an array of numbers, or a parameter before a named one is missing.
+        InputError: An example is not an array of numbers, or ``forward`` takes more, fewer or other inputs.
     """
     found = given_arrays(examples, single=all(str(each.dtype) != "torch.float64" for each in model.parameters()))
     if isinstance(found, str | os.PathLike):
@@ -95,11 +108,12 @@ def example_specs(model: nn.Module, examples: Any) -> list[TensorSpec]:
     batches = Counter(array.shape[0] for array in found.values() if array.ndim)
     batch = batches.most_common(1)[0][0] if batches else 0
     specs = []
-    for name in forward_order(model, list(found)):
-        shape, axis = found[name].shape, batch_axis(found[name].shape, batch)
-        sizes = tuple(None if place == axis else size for place, size in enumerate(shape))
-        specs.append(TensorSpec(name, sizes, found[name].dtype.name))
-    return specs
+    for name, array in found.items():
+        axis = batch_axis(array.shape, batch)
+        sizes = tuple(None if place == axis else size for place, size in enumerate(array.shape))
+        specs.append(TensorSpec(name, sizes, array.dtype.name))
+    _check_number(model, len(specs))
+    return ordered_specs(model, specs)
 
 
 def batch_axis(shape: Sequence[int | str | None], size: int) -> int | None:
@@ -137,8 +151,30 @@ def forward_order(model: nn.Module, names: Sequence[str]) -> list[str]:
     return ordered
 
 
+def ordered_specs(model: nn.Module, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Return inputs in the order of ``forward``; see `forward_order`."""
+    by_name = {spec.name: spec for spec in specs}
+    return [by_name[name] for name in forward_order(model, list(by_name))]
+
+
+def _check_number(model: nn.Module, count: int) -> None:
+    """Refuse a number of inputs that ``forward`` does not take."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # compiled code has no signature
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        raise InputError(
+            f"forward({takes}) cannot be called with {counted(count, 'input')} by position: {error}", where="inputs"
+        ) from error
+
+
 def _parts(inputs: Any) -> tuple[Any, ...]:
-    several = isinstance(inputs, list | tuple) and bool(inputs) and all(map(_is_array, inputs))
+    # A list without arrays is one array, as nested numbers.
+    several = isinstance(inputs, list | tuple) and any(map(_is_array, inputs))
     return tuple(inputs) if several else (inputs,)
 
 
@@ -153,18 +189,36 @@ def _is_tensor(value: object) -> bool:
 
 
 def _array(given: Any, single: bool, least: int) -> Array:
-    if _is_tensor(given):
-        tensor = given.detach().cpu()
-        # numpy has no bfloat16.
-        given = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    what = type(given).__name__
     try:
+        if _is_tensor(given):
+            tensor = given.detach().cpu()
+            # numpy has no bfloat16.
+            given = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
         array = np.asarray(given)
-    except ValueError:  # rows of different lengths
-        array = np.empty(0, object)
-    if array.dtype.kind not in "biuf" or array.ndim < least:
-        raise InputError(
-            f"expected arrays with a batch dimension, got {type(given).__name__}",
-            where="inputs",
-            hint="an array (N, ...); for several inputs (array, ...) in their order or {name: array}; or a file",
-        )
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        # Rows of different lengths, and tensors that are sparse or without values.
+        raise _refused(f"{what}: {first_line(error)}") from error
+    if array.dtype.kind not in "biuf" or array.ndim < least or array.size == 0:
+        shown = f"{array.dtype} of shape {array.shape}" if isinstance(given, np.ndarray) else what
+        raise _refused(f"no values: shape {array.shape}" if array.size == 0 else shown)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return array.astype(np.float32) if single and array.dtype == np.float64 else array
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    import torch
+
+    try:
+        # torch has no negative strides and no foreign byte order.
+        return torch.from_numpy(np.asarray(array, array.dtype.newbyteorder("="), order="C"))
+    except TypeError as error:
+        raise InputError(f"expected numbers, got an array of {array.dtype}", where="inputs") from error
+
+
+def _refused(what: str) -> InputError:
+    return InputError(
+        f"expected arrays of integers or floats with a batch dimension, got {what}",
+        where="inputs",
+        hint="an array (N, ...); for several inputs (array, ...) in their order or {name: array}; or a file",
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from irepdeploy.errors import ModelError
 from irepdeploy.runtime.compiled import compiled, reason, require_compiler
 from irepdeploy.runtime.memory import is_out_of_memory
-from irepdeploy.runtime.torch_runner import TorchRunner
+from irepdeploy.runtime.torch_runner import TorchRunner, forward_error
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ class TorchCompileRunner(TorchRunner):
                 call(*tensors)
             except Exception as error:  # anything that the compiler raises
                 if is_out_of_memory(error):
-                    raise self._error(error) from error
+                    raise forward_error(error, self.name) from error
                 raise ModelError(
                     f"torch.compile cannot compile this network as a whole: {reason(error)}",
                     where=self.name,

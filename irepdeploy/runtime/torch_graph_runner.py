@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from irepdeploy.errors import InputError, ModelError, first_line
 from irepdeploy.runtime.memory import is_out_of_memory
-from irepdeploy.runtime.torch_runner import TorchRunner
+from irepdeploy.runtime.torch_runner import TorchRunner, forward_error
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ class TorchGraphRunner(TorchRunner):
                     returned = net(*tensors)
             except Exception as error:  # anything in a foreign forward that cannot be captured
                 if is_out_of_memory(error):
-                    raise self._error(error) from error
+                    raise forward_error(error, self.name) from error
                 raise ModelError(
                     f"the network cannot be captured as a CUDA graph: {first_line(error)}",
                     where=self.name,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["TorchRunner", "flattened"]
+__all__ = ["TorchRunner", "flattened", "forward_error"]
 
 _PRECISIONS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 
@@ -117,7 +117,7 @@ class TorchRunner(Runner):
         except IrepdeployError:
             raise
         except Exception as error:  # anything that a foreign forward raises, such as running out of memory
-            raise self._error(error) from error
+            raise forward_error(error, self.name) from error
         if self._device.type == "cpu":
 
             def call() -> None:
@@ -212,7 +212,7 @@ class TorchRunner(Runner):
         except IrepdeployError:
             raise
         except Exception as error:  # anything that a foreign forward raises
-            raise self._error(error) from error
+            raise forward_error(error, self.name) from error
         values: list[Any]
         if isinstance(returned, Mapping) and set(self._outputs) & set(returned):
             values = [returned.get(name) for name in self._outputs]
@@ -227,11 +227,13 @@ class TorchRunner(Runner):
             )
         return values
 
-    def _error(self, error: Exception) -> IrepdeployError:
-        where, text = self.name, first_line(error)
-        if is_out_of_memory(error):
-            return RunError(f"out of memory: {text}", where=where, hint="use a smaller batch")
-        return ModelError(f"the network cannot run on this input: {text}", where=where, hint="check its input shape")
+
+def forward_error(error: Exception, where: str) -> IrepdeployError:
+    """Return the error for anything that the ``forward`` of a network raises."""
+    text = first_line(error)
+    if is_out_of_memory(error):
+        return RunError(f"out of memory: {text}", where=where, hint="use a smaller batch")
+    return ModelError(f"the network cannot run on this input: {text}", where=where, hint="check its input shape")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from irepdeploy.board.runner import Runner, TensorSpec
 from irepdeploy.errors import InputError, ModelError
 from irepdeploy.parsing.json_text import JsonError, parse_json
 from irepdeploy.reparam.comparator import TOLERANCES, Comparison, Tolerance, compare, compare_outputs
-from irepdeploy.runtime.given_inputs import Given, forward_names, given_arrays
+from irepdeploy.runtime.given_inputs import Given, forward_names, given_arrays, ordered_specs
 from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
 from irepdeploy.verify.input_spec import input_specs
 from irepdeploy.verify.inputs import InputGroup, gather_inputs, signature_for, specs_of
@@ -270,8 +270,10 @@ def _known_specs(
     names = [spec.name for spec in stored]
     # Names that the network lacks belong to the other model.
     if asked and (len(asked) == len(names) or set(asked_by_name(asked, names)) <= set(names) or not names):
-        return with_asked(stored, Declared.of_specs(asked))
-    return stored or (() if given is None else specs_of(given, places=forward_names(network)))
+        found: Sequence[TensorSpec] = with_asked(stored, Declared.of_specs(asked))
+    else:
+        found = stored or (() if given is None else specs_of(given, places=forward_names(network)))
+    return found if stored else ordered_specs(network, found)
 
 
 def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | bytes, str]:

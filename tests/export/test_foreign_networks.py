@@ -304,7 +304,7 @@ def test_sizes_as_people_write_them(shape: Any, tmp_path: Path) -> None:
         ({"seed": -1}, "seed: expected a whole number"),
         ({"seed": "a"}, "seed: expected a whole number"),
         ({"model_factory": 3}, "model_factory: expected a function"),
-        ({"inputs": 3}, "inputs: expected arrays with a batch dimension, got int"),
+        ({"inputs": 3}, "inputs: expected arrays of integers or floats with a batch dimension, got int"),
         ({"inputs": [[1.0], [1.0, 2.0]]}, "inputs: expected arrays"),
         ({"out": 3}, "out: expected a folder, got 3"),
         ({"source": None}, "source: expected a network, a file or a name, got NoneType"),

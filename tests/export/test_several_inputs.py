@@ -248,7 +248,10 @@ def test_inputs_from_files(checkpoint: Path, factory: str, tmp_path: Path, capsy
         (lambda given: {**given, "more": given["vector"]}, "expected arrays"),
         (lambda given: {**given, "vector": given["vector"][:, :4]}, r"vector: expected shape .*, got \(3, 4\)"),
         (lambda given: {**given, "vector": given["vector"] * np.float32("nan")}, "vector: contains NaN"),
-        (lambda given: {**given, "image": ["text"]}, "inputs: expected arrays with a batch dimension, got list"),
+        (
+            lambda given: {**given, "image": ["text"]},
+            "inputs: expected arrays of integers or floats with a batch dimension, got list",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit(change: Callable[[Any], Any], text: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import irepdeploy
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, ModelError
 from irepdeploy.runtime.given_inputs import forward_order, given_arrays, given_tensors
+from irepdeploy.verify.equivalence import verify_models
 from irepdeploy.verify.inputs import gather_inputs, signature_of
 
 
@@ -49,9 +51,75 @@ def test_arrays() -> None:
     assert np.array_equal(given_arrays((X,)), np.ones((2, 4)))  # type: ignore[arg-type]
     assert given_arrays([[1.0, 2.0]]).shape == (1, 2)  # type: ignore[union-attr]
     assert given_arrays(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == np.float32  # type: ignore[union-attr]
-    for wrong in (3.0, ["text"], [X, "text"], (X, [[1], [1, 2]]), object()):
-        with pytest.raises(InputError, match="expected arrays with a batch dimension"):
-            given_arrays(wrong)
+    assert [array.shape for array in given_arrays((X, 2.0))] == [(2, 4), ()]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (3.0, "float"),
+        (["text"], "list"),
+        ([X, "text"], "str"),
+        ((X, None), "NoneType"),
+        ((X, [[1], [1, 2]]), "list: "),
+        (object(), "object"),
+        ({}, "none"),
+        ([], r"no values: shape \(0,\)"),
+        ({"x": X[:0]}, r"no values: shape \(0, 4\)"),
+        (X.to(torch.complex64), r"complex64 of shape \(2, 4\)"),
+        (X.to_sparse(), "Tensor: "),
+        (X.to("meta"), "Tensor: "),
+    ],
+)
+def test_what_is_not_an_array(wrong: Any, got: str) -> None:
+    with pytest.raises(InputError, match=f"expected arrays of integers or floats with a batch dimension, got {got}"):
+        given_arrays(wrong)
+
+
+def test_arrays_that_torch_cannot_wrap() -> None:
+    numbers = np.arange(8.0, dtype=np.float32).reshape(2, 4)
+    for given in (numbers[:, ::-1], numbers[:, ::-1].astype(">f4")):
+        (tensor,) = given_tensors(nn.Identity(), given)
+        assert tensor.tolist() == numbers[:, ::-1].tolist()
+        assert given_arrays(given).dtype == np.float32  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="expected numbers, got an array of <U1"):
+        given_tensors(nn.Identity(), np.array(["a"]))
+
+
+class Keyword(nn.Module):
+    def forward(self, x: Tensor, *, mask: Tensor) -> Tensor:
+        return x - mask
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "reason"),
+    [
+        (Weighted(), (X,) * 4, r"forward\(x, mask, scale\) cannot be called with 4 inputs by position: too many"),
+        (nn.Bilinear(4, 4, 1), X, r"forward\(input1, input2\) cannot be called with 1 input by position: missing"),
+        (Keyword(), X, r"forward\(x, mask\) cannot be called with 1 input by position: missing"),
+    ],
+)
+def test_the_number_of_inputs(network: nn.Module, given: Any, reason: str, tmp_path: Path) -> None:
+    for use in (
+        lambda: irepdeploy.save(network, tmp_path / "net.pt", inputs=given),
+        lambda: given_tensors(network, given),
+    ):
+        with pytest.raises(InputError, match=reason):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_run_on_its_inputs() -> None:
+    with pytest.raises(ModelError, match=r"^Linear: the network cannot run on this input: mat1 and mat2"):
+        irepdeploy.compare(nn.Linear(3, 1).eval(), nn.Linear(3, 1).eval(), X)
+
+
+@pytest.mark.parametrize("how", ["inputs", "input_shape"])
+def test_a_network_gets_names_in_the_order_of_forward(how: str) -> None:
+    network = nn.Bilinear(4, 5, 1).eval()
+    given = {"input2": (2, 5), "input1": (2, 4)}
+    swapped = {name: torch.ones(shape) for name, shape in given.items()} if how == "inputs" else given
+    assert verify_models(network, network, **{how: swapped}).ok
 
 
 def test_several_arrays_of_one_input_are_its_samples() -> None:
