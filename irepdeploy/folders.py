@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irepdeploy.console import log
-from irepdeploy.errors import OutputError, RunError
+from irepdeploy.errors import OutputError, RunError, one_line
 from irepdeploy.files import as_ours, remove_abandoned, remove_tree
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _STAGING = ".irepdeploy-staging-"
 _ATTEMPTS = 5
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}
 _LONGEST_OWNER = 1 << 16
+_LONGEST_COMMAND = 120
 
 # (folder, thread) pairs that this process holds; the same thread may enter its folder again.
 _held: set[tuple[str, int]] = set()
@@ -265,7 +266,9 @@ def _owner(lock: Path) -> str:
 
 
 def _described(owner: dict[str, Any]) -> str:
-    return "`{command}` (process {pid} on {host}, since {since})".format_map({**dict.fromkeys(_FIELDS, "?"), **owner})
+    # A long command must not push the process out of the line of an error.
+    facts = {**dict.fromkeys(_FIELDS, "?"), **owner, "command": one_line(owner.get("command", "?"), _LONGEST_COMMAND)}
+    return "`{command}` (process {pid} on {host}, since {since})".format_map(facts)
 
 
 _FIELDS = ("command", "pid", "host", "since")

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -21,8 +22,8 @@ __all__ = ["Ranks"]
 _T = TypeVar("_T")
 
 _FAILURE = "failure"
-# Seconds that the rank which may host the store stays alive after a failure.
-_LINGER = 5.0
+# Seconds that the rank which may host the store stays alive after a failure, for ranks that are still computing.
+_LINGER = 30.0
 _RESUME = "the last good state is kept: --resume continues from there"
 
 
@@ -141,6 +142,7 @@ class Ranks:
             try:
                 self.barrier()
             finally:
+                self._store = None
                 self._leave()
 
     def __enter__(self) -> Ranks:
@@ -154,8 +156,15 @@ class Ranks:
         elif self._store is not None:
             reason = error.what if isinstance(error, IrepdeployError) else first_line(error)
             lost, _ = self._tell(self.rank, f"failed: {reason}")
-            self._let_others_know(lost)
+            # End the exchanges that others wait for: after the report, and before waiting for them. The group, to which
+            # frames of the errors still refer, would keep its connections open.
+            each: BaseException | None = error
+            while each is not None:
+                clear_frames(each.__traceback__)
+                each = each.__context__
             self._leave()
+            self._let_others_know(lost)
+            self._store = None
 
     def _exchange(self, mine: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         """Send `mine` to every other rank and receive theirs, pairwise, so that a silent rank can be identified."""
@@ -206,5 +215,4 @@ class Ranks:
     def _leave(self) -> None:
         from torch import distributed
 
-        self._store = None
         distributed.destroy_process_group()

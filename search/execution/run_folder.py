@@ -40,11 +40,13 @@ _TENSORBOARD = "tensorboard"
 
 @contextmanager
 def own_folder(out: Path, ranks: Ranks) -> Iterator[Path]:
-    """Lock the output folder of a run; among several ranks, only the one that writes locks it."""
+    """Lock the output folder of a run; among several ranks, only the one that writes locks it, and the others wait."""
     if ranks.first:
         with output_folder(out) as folder:
+            ranks.barrier()
             yield folder
     else:
+        ranks.barrier()
         yield out
 
 

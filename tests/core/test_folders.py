@@ -118,14 +118,15 @@ def test_two_threads_are_two_runs(tmp_path: Path) -> None:
     assert len(errors) == 1
 
 
-def test_the_second_process_says_who_holds_the_folder(tmp_path: Path) -> None:
-    with holding(tmp_path / "a", "--key", "two words") as process:
+def test_the_second_process_says_who_holds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with holding(Path("a"), "--key", "two words", "x" * 300) as process:
         with pytest.raises(RunError) as caught, output_folder(tmp_path / "a"):
             raise AssertionError
         assert caught.value.exit_code == 4
         line = caught.value.line
-        assert line.startswith(f"{tmp_path / 'a'}: this folder is in use by `-c {tmp_path / 'a'} --key 'two words'`")
-        assert f"(process {process.pid} on {socket.gethostname()}, since 2" in line
+        assert line.startswith(f"{tmp_path / 'a'}: this folder is in use by `-c a --key 'two words' xxx")
+        assert f"xxx...` (process {process.pid} on {socket.gethostname()}, since 2" in line
         # The files of the other run are not touched.
         assert len(list((tmp_path / "a").glob(".irepdeploy-staging-*/half"))) == 1
         process.communicate()
@@ -228,7 +229,7 @@ def test_a_file_system_without_locks_is_said_to_be_one(
 def test_a_pipe_with_the_name_of_a_staging_folder_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / ".irepdeploy-staging-x"
     os.mkfifo(pipe)
-    signal.alarm(20)
+    signal.alarm(600)
     try:
         with output_folder(tmp_path):
             assert below(tmp_path) == [pipe.name, LOCK]

@@ -20,6 +20,7 @@ __all__ = ["free_port", "run_ranks", "wait_for_end"]
 # Import torch once and fork for each rank: importing it in every rank would take longer than most tests.
 _SERVER = """
 import importlib, json, os, signal, sys, traceback
+from support.processes import free_port
 import irepdeploy.cli
 import irepdeploy.search.engine
 import irepdeploy.search.training.training
@@ -40,6 +41,8 @@ def run(rank, job):
     return 0
 
 def serve(job):
+    # Only now, since another process may take the port while the imports go on.
+    job["environment"]["MASTER_PORT"] = str(free_port())
     running = {}
     for rank in range(job["size"]):
         process = os.fork()
@@ -96,7 +99,7 @@ def wait_for_end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         process = os.pidfd_open(pid)
         with open(process, "rb", buffering=0):
-            assert select.select([process], [], [], 60)[0], f"process {pid} is still running"
+            assert select.select([process], [], [], 600)[0], f"process {pid} is still running"
 
 
 @functools.cache
@@ -110,7 +113,7 @@ def _server() -> subprocess.Popen[str]:
 
 
 def run_ranks(
-    code: str, size: int, *, timeout: int = 60, imports: Sequence[str] = ()
+    code: str, size: int, *, timeout: int = 600, imports: Sequence[str] = ()
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run `code` as `size` ranks with one thread each over the loopback interface.
 
@@ -120,7 +123,7 @@ def run_ranks(
     Returns:
         The exit code (negative for a signal), stdout and stderr of each rank.
     """
-    environment = {"WORLD_SIZE": str(size), "MASTER_PORT": str(free_port())}
+    environment = {"WORLD_SIZE": str(size)}
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     with tempfile.TemporaryDirectory() as name:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from irepdeploy.errors import InputError, RunError
+from irepdeploy.search.execution import rendezvous
 from irepdeploy.search.execution.ranks import Ranks
 from support.processes import run_ranks
 
@@ -13,7 +15,7 @@ _EXCHANGE = """
 import json, torch
 from irepdeploy.search.execution.ranks import Ranks
 
-with Ranks.from_environment(timeout=60) as ranks:
+with Ranks.from_environment() as ranks:
     squares = ranks.gather([index * index for index in ranks.share(7)], 7)
     few = ranks.gather(["only"] if ranks.first else [], 1)
     parts = ranks.gather_flat(torch.full((ranks.rank,), ranks.rank + 0.5), list(range(ranks.size)))
@@ -22,19 +24,27 @@ with Ranks.from_environment(timeout=60) as ranks:
 print(json.dumps([ranks.rank, squares, few, [part.tolist() for part in parts], total.tolist()]))
 """
 
-# Rank 1 of 3 is lost while the others wait for it.
+# One of three ranks is lost while the others wait for it.
 _LOSE = """
 import os, signal, sys
+from datetime import timedelta
 from irepdeploy.errors import RunError
+from irepdeploy.search.execution import ranks as module
 from irepdeploy.search.execution.ranks import Ranks
 
+# A rank that waits until others know of its failure must not be what they wait for.
+module._LINGER = 600.0
+
 try:
-    with Ranks.from_environment(timeout=3) as ranks:
+    with Ranks.from_environment(timeout=60) as ranks:
         ranks.barrier()
-        if ranks.rank == 1 and "HOW" == "error":
+        if ranks.rank == WHO and "HOW" == "error":
             raise RunError("out of memory", hint="a smaller batch")
-        if ranks.rank == 1:
+        if ranks.rank == WHO:
             os.kill(os.getpid(), signal.HOW)
+        if "HOW" == "SIGSTOP":
+            # The last rank has time for the first, which must be the one that notices.
+            ranks._timeout = timedelta(seconds=1 if ranks.first else 4)
         ranks.gather([ranks.rank], 3)
 except RunError as error:
     print(error.line)
@@ -52,17 +62,19 @@ def test_every_rank_gets_the_whole_list_in_index_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("how", "who", "words"),
     [
-        ("SIGKILL", "rank 1 of 3 did not answer any more"),
-        ("SIGSTOP", "rank 1 of 3 did not answer within 3 s"),
-        ("error", "rank 1 of 3 failed: out of memory"),
+        ("SIGKILL", 1, "rank 1 of 3 did not answer any more"),
+        ("SIGSTOP", 1, "rank 1 of 3 did not answer within 1 s"),
+        ("error", 1, "rank 1 of 3 failed: out of memory"),
+        ("error", 0, "rank 0 of 3 failed: out of memory"),
     ],
 )
-def test_a_lost_rank_ends_the_others_with_an_error_that_names_it(how: str, words: str) -> None:
-    ends = run_ranks(_LOSE.replace("HOW", how), 3)
-    assert ends[1].returncode == (RunError.exit_code if how == "error" else -signal.SIGKILL)
-    for end in (ends[0], ends[2]):
+def test_a_lost_rank_ends_the_others_with_an_error_that_names_it(how: str, who: int, words: str) -> None:
+    ends = run_ranks(_LOSE.replace("HOW", how).replace("WHO", str(who)), 3)
+    lost = ends.pop(who)
+    assert lost.returncode == (RunError.exit_code if how == "error" else -signal.SIGKILL), lost.stderr
+    for end in ends:
         assert end.returncode == RunError.exit_code, end.stderr
         assert words in end.stdout
         assert "--resume" in end.stdout
@@ -80,8 +92,11 @@ def test_alone_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranks_that_never_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunError, match=r"rank 1 of 2 did not join within 0\.2 s"):
-        Ranks.from_environment(timeout=0.2)
+    # The time is up only once rank 0 has found itself.
+    clock = iter([0.0, 0.0, 60.0])
+    monkeypatch.setattr(rendezvous, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(RunError, match="rank 1 of 2 did not join within 60 s"):
+        Ranks.from_environment(timeout=60)
 
 
 def test_a_variable_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:

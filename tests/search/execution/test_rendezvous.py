@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,26 +109,34 @@ def test_ranks_of_a_new_start_do_not_join_an_earlier_one() -> None:
         if members:
             store.set(f"{session}/all", json.dumps(members))
         with ThreadPoolExecutor() as pool:
-            second = pool.submit(rendezvous._session, store, 1, 2, 20.0)
+            second = pool.submit(rendezvous._session, store, 1, 2, 600.0)
             while store.get(f"{session}/1") == b"b two":
                 pass  # it has seen the earlier session
-            first = pool.submit(rendezvous._session, store, 0, 2, 20.0)
+            first = pool.submit(rendezvous._session, store, 0, 2, 600.0)
             assert first.result() == second.result()
             assert first.result()[0] not in ("unfinished", "finished")
 
 
-@pytest.mark.parametrize(("rank", "missing"), [(0, 2), (1, 0), (1, 2)])
-def test_the_rank_that_does_not_come_is_named(rank: int, missing: int) -> None:
+@pytest.mark.parametrize(
+    ("rank", "missing", "times"),
+    [(0, 2, [0.0, 0.0, 0.0, 60.0]), (1, 0, [0.0, 60.0]), (1, 2, [0.0, 0.0, 61.0])],
+)
+def test_the_rank_that_does_not_come_is_named(
+    rank: int, missing: int, times: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is up as soon as the rank waits for the one that is missing."""
+    clock = iter(times)
+    monkeypatch.setattr(rendezvous, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     store = distributed.HashStore()
     if rank and missing:
         store.set("session", "s")
         store.set("s/0", "a ")
     with ThreadPoolExecutor() as pool:
         # Of three ranks, this one comes; for the first also the second.
-        mine = pool.submit(rendezvous._session, store, rank, 3, 0.5)
+        mine = pool.submit(rendezvous._session, store, rank, 3, 60.0)
         if rank == 0:
             store.set(f"{store.get('session').decode()}/1", "b ")
-        with pytest.raises(RunError, match=rf"rank {missing} of 3 did not join within 0\.5 s"):
+        with pytest.raises(RunError, match=rf"rank {missing} of 3 did not join within 60 s"):
             mine.result()
 
 
@@ -136,10 +146,12 @@ def test_the_launcher_is_the_process_that_started_this_one(monkeypatch: pytest.M
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     first = rendezvous.launcher()
     assert re.fullmatch("[0-9a-f]{16}", first) and rendezvous.launcher() == first
-    monkeypatch.setattr(rendezvous.os, "getppid", lambda: 1)
+    # Not process 1, which may well have started the tests.
+    own = os.getpid()
+    monkeypatch.setattr(rendezvous.os, "getppid", lambda: own)
     assert rendezvous.launcher() != first
     monkeypatch.setattr(rendezvous.os, "getppid", lambda: 2**30)
     assert rendezvous.launcher() == ""
-    monkeypatch.setattr(rendezvous.os, "getppid", lambda: 1)
+    monkeypatch.setattr(rendezvous.os, "getppid", lambda: own)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert len(Ranks.from_environment().launchers) == 1

@@ -212,7 +212,7 @@ def steps(ranks, split, step="exact", make=lambda: build_plain("vgg6", stages=[[
         arch.step()
     return losses, supernet.model.state_dict()
 
-with Ranks.from_environment(timeout=60) as ranks:
+with Ranks.from_environment() as ranks:
     found = {split: steps(ranks, split) for split in ("subnets", "batch")}
     found["merged"] = steps(ranks, "subnets", "merged")
     found["restless"] = steps(ranks, "subnets", make=Restless)
