@@ -16,7 +16,7 @@ __all__ = ["BoardFiles", "Said"]
 
 _FOLDERS = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/local/bin", "usr/src/tensorrt/bin")
 _LIMIT_S = 60
-_LINE_S = 5
+_LINE_S = 15
 
 
 class Said(NamedTuple):

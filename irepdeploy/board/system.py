@@ -216,4 +216,4 @@ def commit() -> dict[str, Any]:
 
 
 def _run(command: list[str], **where: Any) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, **where).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, **where).stdout

@@ -19,7 +19,7 @@ from irepdeploy.errors import IrepdeployError, RunError, one_line
 
 __all__ = ["cuda", "imported", "listed_providers", "probe", "session", "tensorrt", "torch_state"]
 
-_SECONDS = 90.0
+_SECONDS = 180.0
 # One 3x3 convolution of a 1x1x3x3 input "x" with ones, opset 13: some providers load but cannot run even that.
 _MODEL = (
     "CAgSADqDAQoPCgF4CgF3EgF5IgRDb252EgFnKjMIAQgBCAMIAxABIiQAAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD9CAXdaGwoBeBIW"

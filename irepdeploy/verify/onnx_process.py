@@ -32,8 +32,8 @@ __all__ = ["TIMEOUT_S", "OnnxProcess", "OnnxProcessRunner", "check_limit", "star
 TIMEOUT_S = 300.0
 # Without -P, the current folder could shadow a module.
 WORKER = (sys.executable, "-P", "-m", "irepdeploy.verify.onnx_worker")
-_STARTING_S = 120.0
-_CLOSING_S = 10.0
+_STARTING_S = 300.0
+_CLOSING_S = 60.0
 
 _limit_s: ContextVar[float] = ContextVar("limit_s", default=TIMEOUT_S)
 
@@ -138,7 +138,7 @@ class OnnxProcess:
     def _death(self, error: Exception) -> IrepdeployError:
         try:
             # The process has closed the connection, so it is about to end.
-            code = self._process.wait(timeout=10)
+            code = self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             code = 0
         self.end()

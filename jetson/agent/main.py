@@ -214,7 +214,7 @@ def _guard(agent: _Agent, folder: str) -> None:
 
 
 # Steps of a thorough check and the time limit of each in seconds.
-_CHECKS = {"bindings": 60.0, "graphs": 60.0}
+_CHECKS = {"bindings": 180.0, "graphs": 180.0}
 
 
 def _step(agent: _Agent, name: str) -> None:
