@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,18 +55,36 @@ def test_the_finding_of_a_step() -> None:
     assert run_step("it", ["/nowhere/python"], 1).said == "cannot be started: No such file or directory"
 
 
-def test_a_step_that_takes_too_long_is_ended_with_what_it_started() -> None:
-    found = run_step("it", ["sh", "-c", "sleep 600 & echo $!; wait"], 2.0)
-    assert found.status == LATE and found.said == "ended after 2 s"
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pipe: the time of a step only begins once something has been written there, or once it has exited."""
+    path, start = tmp_path / "begun", subprocess.Popen
+    os.mkfifo(path)
+
+    def started(command: list[str], **options: Any) -> Any:
+        process = start(command, **options)
+        if str(path) in command[-1]:
+            path.read_bytes()
+        else:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    return path
+
+
+def test_a_step_that_takes_too_long_is_ended_with_what_it_started(begun: Path) -> None:
+    found = run_step("it", ["sh", "-c", f"sleep 600 & echo $!; echo > '{begun}'; wait"], 0.6)
+    assert found.status == LATE and found.said == "ended after 1 s"
     wait_for_end(int(found.output))
 
 
-def test_a_step_whose_output_something_else_holds_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_whose_output_something_else_holds_open(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process outside its group is not killed and must not be waited for; a finished step is not late."""
     monkeypatch.setattr(steps, "_GRACE_S", 0.1)
     line = json.dumps({"status": OK, "said": "well", "figures": {}})
-    for more, status in ((f"echo '{line}'", OK), ("wait", LATE)):
-        found = run_step("it", ["sh", "-c", f"setsid sleep 600 & echo $!; {more}"], 1.0)
+    for more, status in ((f"echo '{line}'", OK), (f"echo > '{begun}'; wait", LATE)):
+        found = run_step("it", ["sh", "-c", f"setsid sleep 600 & echo $!; {more}"], 0.6)
         os.kill(int(found.output.split()[0]), signal.SIGKILL)
         assert found.status == status
 

@@ -25,7 +25,7 @@ def content(vgg6: onnx.ModelProto) -> bytes:
     return serialized(vgg6)
 
 
-def simplify(content: bytes, folder: Path, code: str | None = None, timeout_s: float = 60) -> Simplified:
+def simplify(content: bytes, folder: Path, code: str | None = None, timeout_s: float = 600) -> Simplified:
     worker = None if code is None else [sys.executable, "-c", f"{READ}{code}"]
     path = folder / "model.onnx"
     path.write_bytes(content)
@@ -98,7 +98,7 @@ def test_one_that_is_never_asked_ends_with_its_block() -> None:
 
 
 def test_the_worker_ends_with_its_parent() -> None:
-    done = subprocess.run(WORKER, input=b"", capture_output=True, timeout=60, check=False)
+    done = subprocess.run(WORKER, input=b"", capture_output=True, timeout=600, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
 
 

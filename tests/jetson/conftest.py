@@ -65,7 +65,7 @@ class Server:
     def says(self, text: str) -> bool:
         """Wait until its log holds a text."""
         with self.more:
-            return self.more.wait_for(lambda: any(text in line for line in self.lines), timeout=20)
+            return self.more.wait_for(lambda: any(text in line for line in self.lines), timeout=120)
 
     def forget(self) -> None:
         """Empty its log, after everything that earlier connections log has come."""

@@ -129,7 +129,7 @@ def test_ctrl_c_restores_the_board(server: Any, board: FakeBoard, folder: Path) 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
     assert switched.read_text() == "yes\n"
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "board: restored: power mode 7 (MODE_15W_DESKTOP)" in err.splitlines()
     assert err.splitlines()[-1] == "irepdeploy: interrupted"

@@ -109,14 +109,14 @@ def test_a_model_that_never_ends_is_ended(own_process: None, path: Path) -> None
 
 def test_the_limit_is_for_loading_and_all_runs_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(1000))
-    with time_limit(20), onnx_runner(path) as runner:
+    with time_limit(1000), onnx_runner(path) as runner:
         asked = []
         monkeypatch.setattr(onnx_process.time, "monotonic", lambda: float(next(now)))
         monkeypatch.setattr(OnnxProcess, "ask", lambda self, message, seconds: asked.append(seconds) or message)
         for _ in range(3):
             runner.infer({"x": X})
         monkeypatch.undo()
-    assert asked[0] > 19.0 and [asked[0] - each for each in asked] == [0, 1, 2]
+    assert 600 < asked[0] < 1000 and [asked[0] - each for each in asked] == [0, 1, 2]
 
 
 def late(self: OnnxProcess, message: ArrayMessage, seconds: float) -> ArrayMessage:
@@ -228,7 +228,7 @@ def test_the_process_ends_with_its_parent() -> None:
         child = os.pidfd_open(int(parent.stdout.readline()))
         parent.stdin.write("\n")
         parent.stdin.flush()
-        assert select.select([child], [], [], 30)[0] == [child]
+        assert select.select([child], [], [], 600)[0] == [child]
         os.close(child)
 
 

@@ -42,7 +42,7 @@ def server(run: Path) -> Iterator[ThreadingHTTPServer]:
 def ask(
     server: ThreadingHTTPServer, path: str = "/", host: str = "127.0.0.1:1", method: str = "GET"
 ) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=600)
     try:
         connection.request(method, path, headers={"Host": host})
         answer = connection.getresponse()

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,13 +48,16 @@ def killed(name: str) -> Steps:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("walk", "reason"), [(endless, "took over 0 s"), (killed, "its process ended with 9")], ids=["endless", "killed"]
+    ("walk", "reason"), [(endless, "took over 60 s"), (killed, "its process ended with 9")], ids=["endless", "killed"]
 )
 def test_a_network_that_never_ends_costs_only_itself(
     walk: Callable[[str], Steps], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ecosystem_network, "walk", walk)
-    found = outcome("timm/a", multiprocessing.get_context("fork"), 60, 0.4 if walk is endless else 60)
+    # The time is up only once the first step has been reported.
+    clock = iter([0.0, 0.0, 60.0 if walk is endless else 0.0])
+    monkeypatch.setattr(ecosystem, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    found = outcome("timm/a", multiprocessing.get_context("fork"), 60, 60.0)
     assert found == {"opened": WORKS, "branches": {"verdict": "fails", "reason": reason}}
     assert verdict_of(line("timm/a", **found)) == "fails"
 

@@ -263,7 +263,7 @@ def test_a_builder_ends_with_its_command() -> None:
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.kill()
     # When it exits, the pipe inherited by the child closes.
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
 
 
 def test_a_builder_that_hangs(content: bytes, tmp_path: Path) -> None:

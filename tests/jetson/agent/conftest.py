@@ -82,7 +82,7 @@ class Agent:
     def ask(self, verb: str, request: object, raw: bytes = b"") -> Answer:
         """Run the agent's process to its end."""
         process = self.start(verb, request)
-        output, _ = process.communicate(raw, timeout=60)
+        output, _ = process.communicate(raw, timeout=600)
         return Answer(process.returncode, [json.loads(line) for line in output.splitlines()])
 
     def bench(self, models: list[dict[str, Any]], **request: Any) -> Answer:
