@@ -114,8 +114,8 @@ def test_what_fp16_cannot_hold_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp8", "", "fp32,half", "fp32;fp16"])
 def test_unknown_precisions(precision: str, tmp_path: Path, capsys: Capture) -> None:
     assert main(["export", "vgg6", "--precision", precision, "--out", str(tmp_path / "out")]) == 2
-    assert "no precision" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="no target"):
+    assert "unknown precision" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="unknown target"):
         irepdeploy.export_model("vgg6", tmp_path / "out", target="xavier")
 
 

@@ -205,7 +205,7 @@ def test_branches_of_a_network_by_name(meta: None) -> None:
         assert net.layer4[1].conv2.active == COLUMNS and blocks(net).keys() == set(published.layers)
     assert build("vgg6", branches=["conv1x1"]).stages[0][0].conv.active == ("conv1x1",)
     assert "branches" not in origin_of(build("vgg6", branches="ireps", num_classes=3)).args
-    with pytest.raises(ArchitectureError, match="no preset"):
+    with pytest.raises(ArchitectureError, match="unknown preset"):
         build("vgg6", branches="irep")
     with pytest.raises(ArchitectureError, match=r"layer1\.0\.conv1.*no such"):
         build("vgg6", branches="irep-resnet18")

@@ -318,5 +318,5 @@ def test_an_earlier_certificate(folder: Path, capsys: Capture) -> None:
     path.write_text(json.dumps(value))
     assert verified(folder / "export/model.onnx") == 0
     assert "note: this certificate is of version 1 and has no digest" in capsys.readouterr().out
-    with pytest.raises(InputError, match="no tolerance"):
+    with pytest.raises(InputError, match="unknown tolerance"):
         check_certified(folder / "export/model.onnx", path, tolerance="exact")
