@@ -277,7 +277,7 @@ def test_options_that_do_not_fit(folder: Path, tmp_path: Path, capsys: Capture) 
         ([str(source), "--output-names", "a"], "--output-names"),
         ([str(source), "--border", "blur"], "refuse or map"),
         ([str(source), "--input-shape", "1x3x22x18"], "only dynamic dimensions can be chosen, and this input has none"),
-        ([str(source), "--input-shape", "y:1x3x21x18", "--input-shape", "z:1x2"], "unknown input z"),
+        ([str(source), "--input-shape", "y:1x3x21x18", "--input-shape", "z:1x2"], "unknown input y"),
         ([str(source), "--dynamic-batch", "1:2:4"], "batch dimension of this ONNX file is static"),
         ([str(source), "--explain", "--no-collapse"], "--explain"),
         ([str(source), "--explain", "--model", "m:Net"], "--model"),
