@@ -22,6 +22,7 @@ from irepdeploy.runtime.torch_runner import TorchRunner
 from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
 from irepdeploy.verify.network_limits import network_limits
 from irepdeploy.verify.onnx_process import OnnxProcessRunner
+from irepdeploy.verify.output_names import output_names
 from irepdeploy.verify.signature import Signature
 
 from .request import BenchRequest
@@ -87,7 +88,8 @@ class Opener:
         known = {"net": origin.net, "params": sum(parameter.numel() for parameter in net.parameters())}
         facts = {name: value for name, value in known.items() if value is not None}
         specs = _specs(subject, origin, _dtype(subject, net), self.request)
-        runner, source = self._of_net(subject, net, specs, origin.output_names), _source(subject, origin)
+        names = output_names(net, specs, origin.output_names)
+        runner, source = self._of_net(subject, net, specs, names), _source(subject, origin)
         signature = Signature.of(specs)
         limits = network_limits(net, signature) if signature.has_whole_numbers else {}
         return OpenedSubject(subject, runner, source, digest, facts, limits)

@@ -135,7 +135,7 @@ def _show_precisions(certificate: Certificate) -> None:
     if "int8" in found:
         int8 = found["int8"]
         kept = len(int8["kept_float"])
-        drop = "not informative" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
+        drop = "not measured" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
         where = int8["measured_on"]["name"]
         say(f"int8: loss {drop}, cosine {int8['cosine']:.6f}, on {where}; {counted(kept, 'layer')} kept in float")
         for note in int8["notes"]:

@@ -121,12 +121,14 @@ class _Search:
             else:
                 few, result = count, tried
         if best is None:
+            # A larger budget does not help where only the cosine is known.
+            raised = "" if result[1].drop is None else "raise --max-drop, "
             raise CheckFailed(
                 f"int8 loses too much: {result[1].reason}, with all but {len(ranked) - few} of "
                 f"{counted(len(ranked), 'layer')} "
                 f"in float; the costliest are {', '.join(ranked[:_NAMED])}",
                 where=self.data.evaluation.name,
-                hint="calibrate with other --inputs, raise --max-drop, or export fp16"
+                hint=f"calibrate on typical inputs with --inputs, {raised}or export fp16"
                 if self.data.is_real
                 else "these inputs are random: calibrate with real ones, --inputs FILE",
             )
@@ -141,7 +143,7 @@ class _Search:
         if loss.drop is not None:
             notes.append(f"one of the {count} inputs is {100 / count:.2g} percentage points")
         elif loss.top1_note:
-            notes.append(f"agreement of classes: {loss.top1_note}")
+            notes.append(f"--max-drop had no effect, because the loss could not be measured: {loss.top1_note}")
         return Int8Report(
             loss=loss,
             layers=tuple(self._layers(kept)),

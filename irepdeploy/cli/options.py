@@ -25,7 +25,7 @@ InputsOption = Annotated[
     typer.Option(
         "--inputs",
         help="Inputs to use instead of the built-in ones: a .npy file (N, ...), a .npz file with several named inputs, "
-        "or a folder of such files or of images.",
+        "or a folder of such files, of images, or of class folders.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

@@ -22,6 +22,7 @@ from irepdeploy.verify.declared import Declared, asked_by_name, with_asked
 from irepdeploy.verify.input_spec import input_specs
 from irepdeploy.verify.inputs import InputGroup, gather_inputs, signature_for, specs_of
 from irepdeploy.verify.onnx_process import TIMEOUT_S, time_limit
+from irepdeploy.verify.output_names import output_names
 from irepdeploy.verify.runners import infer_all, network_runner, noise_of, onnx_runner
 from irepdeploy.verify.samples import Inputs, joined, mapped, named, one_batch
 from irepdeploy.verify.signature import Signature, settled
@@ -190,7 +191,7 @@ def _open(
 ) -> _Side:
     from irepdeploy.detect.decoding import DETECTION_NAMES, Decoded
     from irepdeploy.detect.detector import Detector
-    from irepdeploy.reparam.origin import Origin, origin_of
+    from irepdeploy.reparam.origin import origin_of
 
     if isinstance(model, str | os.PathLike):
         if _kind(model) == ".onnx":
@@ -213,9 +214,7 @@ def _open(
         like = Declared.of_runner(other.runner, other.label)
         specs, outputs = tuple(like.with_free_batch), tuple(like.outputs)
     specs = tuple(known(network, specs))
-    if origin.net is None and outputs == Origin.output_names:
-        # These are default names, for one output; an undescribed network may have more.
-        outputs = _returned_names(network, specs) or outputs
+    outputs = output_names(network, specs, outputs)
     rule = None if other is None else _rule_of(other.runner)
     if rule is not None and isinstance(network, Detector):
         network, outputs = Decoded(network, rule).eval(), DETECTION_NAMES
@@ -236,31 +235,6 @@ def _rule_of(runner: Runner) -> DetectionRule | None:
     except (InputError, JsonError):
         return None
     return None if rule.mode == "raw" else rule
-
-
-def _returned_names(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
-    """Return the names of the outputs of a network that has several; () if it has one, or cannot run yet."""
-    import torch
-
-    from irepdeploy.runtime.torch_runner import flattened
-
-    if not specs or any(None in spec.shape[1:] for spec in specs):
-        return ()
-    like = next((parameter.dtype for parameter in network.parameters()), torch.float32)
-    kinds = [like if spec.dtype.startswith("float") else getattr(torch, spec.dtype) for spec in specs]
-    try:
-        with torch.inference_mode():
-            zeros = [
-                torch.zeros([size or 1 for size in spec.shape], dtype=kind)
-                for spec, kind in zip(specs, kinds, strict=True)
-            ]
-            returned = network(*zeros)
-    except Exception:  # the comparison will report the problem
-        return ()
-    values = list(flattened(returned))
-    if isinstance(returned, Mapping) and len(values) == len(returned):
-        return tuple(map(str, returned))
-    return tuple(f"out_{index}" for index in range(len(values))) if len(values) > 1 else ()
 
 
 def _known_specs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tokenize
@@ -38,11 +39,13 @@ _MEAN, _STD = (0.45,), (0.25,)
 def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, dataset: str | None = None) -> InputGroup:
     """Read up to 256 inputs from an array file or an image, or from all such files of a folder in the order of names.
 
+    If a folder contains only folders, such as one for each class, one file of each is read in turn.
+
     Arrays are (N, ...), a single input without a batch, or shaped as the network takes them. A ``.npz`` file contains
     one array for each input of the model, under its name.
 
     Args:
-        path: A ``.npy`` or ``.npz`` file, an image, or a folder of these.
+        path: A ``.npy`` or ``.npz`` file, an image, a folder of these, or a folder of such folders.
         wanted: The inputs, as for `gather_inputs`. By default they follow from the first array, which is (N, C, H, W)
             or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
         dataset: Name of the data set whose normalization images get; otherwise they become (x - 0.45) / 0.25. Images
@@ -178,12 +181,20 @@ def _files(path: Path) -> list[Path]:
             raise InputError("expected a .npy or .npz file or an image", where=path)
         return [path]
     try:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in READABLE)
+        files = _readable(path)
+        if not files:
+            folders = [_readable(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
+            # In turn, because only the first inputs are read and every class should be among them.
+            files = [file for turn in itertools.zip_longest(*folders) for file in turn if file is not None]
     except OSError as error:
         raise InputError(f"cannot read this folder: {error.strerror}", where=path) from error
     if not files:
-        raise InputError("no .npy file, .npz file or image in this folder", where=path)
+        raise InputError("no .npy file, .npz file or image in this folder or the folders in it", where=path)
     return files
+
+
+def _readable(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in READABLE)
 
 
 def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) -> tuple[Any, str]:

@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 import irepdeploy as ird
 from irepdeploy.bench.opened import Opener
 from irepdeploy.bench.request import BenchRequest
 from irepdeploy.bench.subject import CHECKPOINT, ENGINE, MODULE, NETWORK, RUNNERS, Subject
 from irepdeploy.board.ort_runner import OrtRunner
+from irepdeploy.board.runner import TensorSpec
 from irepdeploy.board.sidecar import sidecar_path
 from irepdeploy.board.trt_runner import TrtRunner
 from irepdeploy.cli import main
 from irepdeploy.errors import ModelError
 from irepdeploy.files import sha256, write_json
+from irepdeploy.reparam.origin import with_inputs
 from irepdeploy.runtime.torch_compile_runner import TorchCompileRunner
 from irepdeploy.runtime.torch_graph_runner import TorchGraphRunner
 from irepdeploy.runtime.torch_runner import TorchRunner
@@ -95,6 +99,26 @@ def test_a_checkpoint_and_a_module(tmp_path: Path) -> None:
     half = Subject("net", MODULE, "made here", "torch", module=ird.build("vgg6").eval().bfloat16())
     with pytest.raises(ModelError, match="bfloat16 cannot be fed"):
         Opener(BenchRequest()).open(half)
+
+
+class Heads(nn.Module):
+    def __init__(self, named: bool) -> None:
+        super().__init__()
+        self.conv, self.named = nn.Conv2d(3, 2, 3), named
+
+    def forward(self, image: torch.Tensor, scale: torch.Tensor) -> object:
+        maps = self.conv(image)
+        return {"logits": maps.mean((2, 3)), "maps": maps} if self.named else (maps, scale * 2)
+
+
+@pytest.mark.parametrize(("named", "names"), [(True, ["logits", "maps"]), (False, ["out_0", "out_1"])])
+def test_a_network_of_several_outputs_runs_on_torch_and_onnx_runtime(named: bool, names: list[str]) -> None:
+    module = with_inputs(Heads(named).eval(), [TensorSpec("image", (None, 3, 9, 7)), TensorSpec("scale", (None, 2))])
+    feeds = {"image": np.ones((1, 3, 9, 7), np.float32), "scale": np.ones((1, 2), np.float32)}
+    for runner in ("torch", "ort-cpu"):
+        subject = Subject("net", MODULE, "made here", runner, module=module)
+        with Opener(BenchRequest()).open(subject).runner as active:
+            assert list(active.infer(feeds)) == names
 
 
 @pytest.fixture

@@ -67,6 +67,18 @@ def test_256_are_taken_and_that_is_reported(tmp_path: Path) -> None:
     assert len(group.array) == 256 and "the first 256" in group.name
 
 
+def test_class_folders_are_read_in_turn(tmp_path: Path) -> None:
+    for name, count in (("a", 2), ("b", 1), ("c", 300)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            np.save(tmp_path / name / f"{index:03}.npy", np.full((1, 2, 2), ord(name) + index, np.float32))
+    group = read_inputs(tmp_path)
+    assert group.array[:5, 0, 0, 0].tolist() == [ord("a"), ord("b"), ord("c"), ord("a") + 1, ord("c") + 1]
+    assert len(group.array) == 256 and "the first 256" in group.name
+    np.save(tmp_path / "own.npy", array(1, 1, 2, 2))
+    assert len(read_inputs(tmp_path).array) == 1
+
+
 def refused(tmp_path: Path, content: bytes, name: str = "x.npy") -> Path:
     path = tmp_path / name
     path.write_bytes(content)
