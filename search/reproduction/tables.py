@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -206,19 +207,23 @@ def _structure(cells: Mapping[int, ReproducedCell], finals: Mapping[str, Mapping
 def flattening(protocol: Protocol, done: Done, network: Network) -> list[Table]:
     """Return what the plain network gains from more steps on the same images; or no tables."""
     main, plain = protocol.main, QUESTIONS["axes"][0]
-    longest = max(
-        (each for each in protocol.axes if each.images == main.images), key=lambda each: each.epochs or 0, default=main
-    )
-    base, longer = (_scores(protocol, done, network, each, plain) for each in (main, longest))
-    gain = None if longest == main else paired(longer, base)
-    if gain is None:
+    others = {*protocol.axes, *(pair.plain for pair in protocol.equal_time)}
+    longer = [each for each in others if each.images == main.images and (each.epochs or 0) > (main.epochs or 0)]
+    lengths = [main, *sorted(longer, key=lambda each: each.epochs or 0)]
+    scores = {each: _scores(protocol, done, network, each, plain) for each in lengths}
+    rows = []
+    for before, after in itertools.pairwise([each for each in lengths if scores[each]]):
+        gain = paired(scores[after], scores[before])
+        if gain is not None:
+            more = statistics.fmean(gain.values) > MARGIN
+            verdict = "no: go by the verdicts of the longer training" if more else "yes"
+            seeds = f"{len(gain.values)} of {len(protocol.seeds)}"
+            rows.append((before.label, after.label, seeds, gain.text, verdict))
+    if not rows:
         return []
-    more = statistics.fmean(gain.values) > MARGIN
-    verdict = "no: go by the verdicts of the longer training" if more else "yes"
-    row = (plain, f"{len(gain.values)} of {len(protocol.seeds)}", gain.text, verdict)
     note = f"Flattened: longer training gains at most {MARGIN:g} points in the mean."
-    title = f"Was the training long enough? {network.name}, from {main.label} to {longest.label}"
-    return [Table(title, ("arm", "seeds", "gain in points", "flattened"), (row,), (note,))]
+    title = f"Was the training long enough? {network.name}, {plain}"
+    return [Table(title, ("from", "to", "seeds", "gain in points", "flattened"), tuple(rows), (note,))]
 
 
 def equal_time(protocol: Protocol, done: Done, network: Network) -> list[Table]:

@@ -263,13 +263,18 @@ def test_a_table_by_hand() -> None:
     ("gain", "verdict"), [(0.002, "yes"), (0.004, "no: go by the verdicts of the longer training")]
 )
 def test_whether_the_training_was_long_enough(gain: float, verdict: str) -> None:
-    longest = FASHION.axes[1]
-    assert longest.label == "5,120 images, 4,800 steps"
-    cells = [(Cell(FASHION, COMPACT[0], each, ARMS["plain"], "final", 0), each) for each in (FASHION.main, longest)]
-    done = {cell.key: record(cell, 0.88 + gain * (each is longest)) for cell, each in cells}
+    longest, further = FASHION.axes[1], FASHION.equal_time[2].plain
+    assert [each.label for each in (longest, further)] == ["5,120 images, 4,800 steps", "5,120 images, 9,600 steps"]
+    cells = {each: Cell(FASHION, COMPACT[0], each, ARMS["plain"], "final", 0) for each in (FASHION.main, longest)}
+    done = {cell.key: record(cell, 0.88 + gain * (each is longest)) for each, cell in cells.items()}
     [table] = [each for each in tables_of(FASHION, done, ["axes"], COMPACT) if "long enough" in each.title]
-    assert table.rows == (("plain", "1 of 5", f"+{100 * gain:.2f}", verdict),)
+    assert table.rows == ((FASHION.main.label, longest.label, "1 of 5", f"+{100 * gain:.2f}", verdict),)
     assert not any("long enough" in each.title for each in tables_of(FASHION, done, ["2"], COMPACT))
+    # Each length is compared with the one before.
+    cell = Cell(FASHION, COMPACT[0], further, ARMS["plain"], "final", 0)
+    done[cell.key] = record(cell, 0.881 + gain)
+    [table] = [each for each in tables_of(FASHION, done, ["axes"], COMPACT) if "long enough" in each.title]
+    assert table.rows[1] == (longest.label, further.label, "1 of 5", "+0.10", "yes")
 
 
 def test_branches_are_compared_with_a_plain_network_that_trains_as_long() -> None:
