@@ -70,11 +70,14 @@ def feeds_of(opened: OpenedSubject, request: BenchRequest, batch: int | None) ->
 
 def check_shape_names(opened: Sequence[OpenedSubject], request: BenchRequest) -> None:
     """Raise InputError if a shape is given for an input that no model has."""
-    names = {spec.name for each in opened for spec in each.runner.inputs}
+    names = dict.fromkeys(spec.name for each in opened for spec in each.runner.inputs)
+    # A shape without a name is that of the only input.
+    alone = len(request.shapes) == 1 and any(len(each.runner.inputs) == 1 for each in opened)
     for spec in request.shapes:
-        if spec.name not in names and spec.name != UNNAMED:
-            hint = "inputs: " + ", ".join(names)
-            raise InputError(f"no model has an input {spec.name!r}", where="--input-shape", hint=hint)
+        if spec.name not in names and not (alone and spec.name == UNNAMED):
+            unnamed = f"{shape_text(spec.shape)} does not name one of the inputs"
+            what = unnamed if spec.name == UNNAMED else f"no model has an input {spec.name!r}"
+            raise InputError(what, where="--input-shape", hint="inputs: " + ", ".join(names))
 
 
 def check_one_shape(opened: Sequence[OpenedSubject], feeds: Sequence[Feeds]) -> None:

@@ -109,7 +109,9 @@ class Declared:
         unknown = sorted(set(by_name) - set(self.inputs))
         if unknown:
             reads = ", ".join(map(str, self.specs))
-            raise InputError(f"unknown input {unknown[0]}", where="--input-shape", hint=f"{self.label} reads {reads}")
+            unnamed = f"{shape_text(by_name[unknown[0]].shape)} does not name one of the inputs"
+            what = unnamed if unknown[0] == UNNAMED else f"unknown input {unknown[0]}"
+            raise InputError(what, where="--input-shape", hint=f"{self.label} reads {reads}")
         axes = self.axes
         found = dict(self.inputs)
         for name, spec in by_name.items():

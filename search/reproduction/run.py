@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -56,15 +57,40 @@ class _TimeIsUp(Exception):
     pass
 
 
+class _Records:
+    """The records of all jobs in a folder, by cell. They are read again only if a file has changed."""
+
+    def __init__(self, out: Path) -> None:
+        self.done: dict[str, ReproducedCell] = {}
+        self._out = out
+        self._sizes: dict[Path, int] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Add new records; those of a cell that is known are ignored."""
+        sizes = _files(self._out, RECORDS)
+        if sizes != self._sizes:
+            self.done.update({**records_in(self._out), **self.done})
+            self._sizes = sizes
+
+
+def _files(out: Path, name: str) -> dict[Path, int]:
+    """Return the files of all jobs, and their sizes in bytes."""
+    found = {}
+    for path in (out / name, *sorted(out.glob(f"*/{name}"))):
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = path.stat().st_size
+    return found
+
+
 def records_in(out: Path) -> dict[str, ReproducedCell]:
     """Return the records of all jobs in a folder."""
-    return read_cells(path for path in (out / RECORDS, *sorted(out.glob(f"*/{RECORDS}"))) if path.exists())
+    return read_cells(_files(out, RECORDS))
 
 
 def measured_in(out: Path) -> dict[str, Measured]:
     """Return the measurements of all jobs in a folder."""
-    places = (out / MEASUREMENTS, *sorted(out.glob(f"*/{MEASUREMENTS}")))
-    return read_measured(path for path in places if path.exists())
+    return read_measured(_files(out, MEASUREMENTS))
 
 
 def run_cells(
@@ -89,7 +115,8 @@ def run_cells(
         advance: Function called with the number of cells done since its last call, and a short text.
     """
     until = None if hours is None else time.monotonic() + 3600 * hours
-    done, measured, made = records_in(out), set(measured_in(out)), 0
+    records, measured, made = _Records(out), set(measured_in(out)), 0
+    done = records.done
     advance(sum(cell.key in done or cell.key in measured for cell in cells), "")
     left = [cell for cell in cells if cell.key not in done and cell.key not in measured]
     while True:
@@ -99,7 +126,7 @@ def run_cells(
             settings = settings_of(cell, done)
             if cell.trains and settings is None:
                 # Other jobs may have finished the trials in the meantime.
-                done = {**records_in(out), **done}
+                records.refresh()
                 settings = settings_of(cell, done)
             if cell.trains and not _everywhere(ranks, settings is not None):
                 waiting.append(cell)
@@ -120,7 +147,7 @@ def run_cells(
                 return Outcome(made, (), stopped=True)
             made += 1
             advance(1, f"{cell.key}  {note}")
-        done = {**records_in(out), **done}
+        records.refresh()
         if _everywhere(ranks, not any(settings_of(cell, done) for cell in waiting)):
             return Outcome(made, tuple(waiting), stopped=False)
         left = waiting

@@ -616,3 +616,7 @@ def test_the_title_shows_all_inputs(tmp_path: Path, capsys: pytest.CaptureFixtur
     onnx.save(model, tmp_path / "two.onnx")
     assert main(["bench", str(tmp_path / "two.onnx"), "--seconds", "0.01"]) == 0
     assert "Latency, input a 2x3x4, b 2x3x1, threads" in capsys.readouterr().out
+    # It would be ignored.
+    with pytest.raises(InputError, match="--input-shape: 2x3x4 does not name one of the inputs") as caught:
+        bench_models([str(tmp_path / "two.onnx")], shapes=[input_spec("2x3x4")])
+    assert caught.value.hint == "inputs: a, b"

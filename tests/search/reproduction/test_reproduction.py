@@ -161,6 +161,18 @@ def test_trials_that_another_job_finishes_are_used_at_once(two_arms: Protocol, t
     assert order == [first.key, final.key, plain.key]
 
 
+def test_a_damaged_line_of_another_job_is_named_once(
+    two_arms: Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial, *_, final, other = cells_of(two_arms, ["2"], two_arms.networks)
+    (tmp_path / "two").mkdir()
+    append_cell(tmp_path / "two" / RECORDS, record(trial, None))
+    with (tmp_path / "two" / RECORDS).open("a") as file:
+        file.write("damaged\n")
+    assert made([final, other], tmp_path).waiting == (final, other)
+    assert capsys.readouterr().err.count("omitted") == 1
+
+
 @pytest.mark.parametrize("budget", ["1/6", "4/block"])
 def test_a_drawn_architecture_spends_the_budget(budget: str) -> None:
     protocol = tiny()
