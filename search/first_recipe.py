@@ -88,7 +88,7 @@ def init(
 
 def _show(found: Look, recipe: Recipe, out: Path) -> None:
     from irepdeploy.console import table
-    from irepdeploy.data.folders import has_test_folders
+    from irepdeploy.data.folders import has_test_folders, train_folder
     from irepdeploy.errors import counted
 
     settings = recipe.search
@@ -119,7 +119,8 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
     if recipe.data.name in ("folders", "imagenet"):
         own = recipe.data.name == "folders" and has_test_folders(Path(recipe.data.root or "."))
         cut = "val" in recipe.data.options
-        pool = "train/" if not found.note or (Path(recipe.data.root or ".") / "train").is_dir() else "the others"
+        root = Path(recipe.data.root or ".")
+        pool = "train/" if not found.note or train_folder(root) != root else "the others"
         searched = f"split off from {pool} (data.options.val)" if cut else "val/"
         tested = found.note or f"{'test' if own else 'val'}/ is the test set"
         say(f"the search-validation set is {searched}; {tested}")
@@ -166,7 +167,7 @@ def _data(text: str) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    from irepdeploy.data.folders import has_class_folders, has_test_folders, read_folders, split_folders
+    from irepdeploy.data.folders import has_class_folders, has_test_folders, read_folders, split_folders, train_folder
     from irepdeploy.data.hugging_face import is_saved_dataset, read_saved
     from irepdeploy.errors import InputError
 
@@ -181,7 +182,7 @@ def _folder(path: Path) -> dict[str, Any]:
     elif (path / "train").is_dir() and (own or (path / "val").is_dir()):
         pool, classes = read_folders(path / "train")
         images = len(pool)
-    elif not own and has_class_folders(path / "train" if (path / "train").is_dir() else path):
+    elif not own and has_class_folders(train_folder(path)):
         options = {"test": _TEST_SHARE}
         pool, _, classes = split_folders(path, _TEST_SHARE)
         images = len(pool)

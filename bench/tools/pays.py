@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from irepdeploy.errors import InputError, IrepdeployError
+from irepdeploy.errors import InputError, IrepdeployError, counted
 from irepdeploy.runs.reproduction import ReproducedRecord, append_cell, read_cells, read_measured
 from irepdeploy.search.reproduction.cells import cells_of
 from irepdeploy.search.reproduction.protocol import PROTOCOLS, QUESTIONS, Network, Protocol
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not asked.out.is_dir():
             raise InputError("no such folder", where=asked.out)
         for path, count in sorted(keep(asked.out, _RECORDS).items()):
-            print(f"{path}: {count} new records")
+            print(f"{path}: {counted(count, 'new record')}")
     except IrepdeployError as error:
         print(error.line, file=sys.stderr)
         return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ import torch
 from irepdeploy.data.partition import stratified
 from irepdeploy.errors import InputError
 
-__all__ = ["ClassFolders", "has_class_folders", "has_test_folders", "read_folders", "split_folders"]
+__all__ = [
+    "ClassFolders",
+    "has_class_folders",
+    "has_test_folders",
+    "read_folders",
+    "split_folders",
+    "train_folder",
+]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -68,6 +76,20 @@ def has_class_folders(root: Path) -> bool:
         raise InputError(f"cannot be read: {error.strerror}", where=error.filename or root) from error
 
 
+def train_folder(root: Path) -> Path:
+    """Return train/, or `root` if there is none or it is the folder of a class, as beside bus/ and car/."""
+    folder = root / "train"
+    if not folder.is_dir():
+        return root
+    try:
+        others = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=root) from error
+    others.discard("train")
+    is_class = bool(others) and others.isdisjoint({"val", "test"}) and not has_class_folders(folder)
+    return root if is_class else folder
+
+
 def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[ClassFolders, tuple[str, ...]]:
     """List the images of a folder that contains one folder per class. Other files are ignored.
 
@@ -112,7 +134,9 @@ def read_folders(folder: Path, classes: Sequence[str] | None = None) -> tuple[Cl
 def split_folders(root: Path, test: Any) -> tuple[ClassFolders, ClassFolders, tuple[str, ...]]:
     """Split a test set off class folders, and return the other images, the test set and the classes.
 
-    The same images are chosen every time, in proportion to the classes.
+    The images are chosen in proportion to the classes and by the hash of their names: always the same ones, and if
+    images are added or removed, the others mostly stay where they are, so that a network that continues with them is
+    not tested on images of its training.
 
     Args:
         root: Folder that contains train/CLASS/ or CLASS/.
@@ -122,11 +146,11 @@ def split_folders(root: Path, test: Any) -> tuple[ClassFolders, ClassFolders, tu
         InputError: There is a test set, or `test` leaves a class without other images.
     """
     where = "data option test"
-    given = (root / "train").is_dir()
-    own = "test" if has_test_folders(root) else "val" if given and (root / "val").is_dir() else None
+    folder = train_folder(root)
+    own = "test" if has_test_folders(root) else "val" if folder != root and (root / "val").is_dir() else None
     if own is not None:
         raise InputError(f"{own}/ is the test set", where=where, hint="omit it")
-    pool, classes = read_folders(root / "train" if given else root)
+    pool, classes = read_folders(folder)
     if isinstance(test, float) and 0 < test < 1:
         count = max(1, round(test * len(pool)))
     elif type(test) is int and 0 < test < len(pool):
@@ -134,8 +158,9 @@ def split_folders(root: Path, test: Any) -> tuple[ClassFolders, ClassFolders, tu
     else:
         what = f"expected a share such as 0.2, or a number below {len(pool):,}, the number of images, got {test!r}"
         raise InputError(what, where=where)
-    labels = torch.from_numpy(pool.labels)
-    chosen = stratified(labels, count, torch.Generator().manual_seed(0)).numpy()
+    hashes = [hashlib.sha256(path.replace(b"\\", b"/")).digest() for path in pool.paths.tolist()]
+    order = torch.tensor(sorted(range(len(pool)), key=hashes.__getitem__))
+    chosen = stratified(torch.from_numpy(pool.labels), count, order).numpy()
     left = np.bincount(pool.labels[~chosen], minlength=len(classes))
     if not left.all():
         name = classes[int(left.argmin())]

@@ -13,13 +13,20 @@ import numpy as np
 import torch
 
 from irepdeploy.data.dataset import Dataset, DatasetFacts, Split
-from irepdeploy.data.folders import ClassFolders, has_class_folders, has_test_folders, read_folders, split_folders
+from irepdeploy.data.folders import (
+    ClassFolders,
+    has_class_folders,
+    has_test_folders,
+    read_folders,
+    split_folders,
+    train_folder,
+)
 from irepdeploy.data.hugging_face import HubImages, Opened, is_saved_dataset, read_cached, read_saved
 from irepdeploy.data.image_files import ImageFiles
 from irepdeploy.data.image_sizes import own_size
 from irepdeploy.data.options import existing_folder, switch, whole
 from irepdeploy.data.partition import cut_validation
-from irepdeploy.errors import InputError
+from irepdeploy.errors import InputError, few
 
 __all__ = ["IMAGENET", "folders", "hugging_face", "imagenet"]
 
@@ -164,9 +171,11 @@ def _load(
             f"the test set is {len(test):,} of the {len(pool) + len(test):,} images, chosen class by class and always "
             f"the same (data.options.test={cut})"
         )
-    elif own_test and not (folder / "train").is_dir() and has_class_folders(folder):
+        absent = [name for label, name in enumerate(classes) if label not in test.labels]
+        note += f"; it has no image of {few(absent)}" if absent else ""
+    elif own_test and train_folder(folder) == folder and has_class_folders(folder):
         hint = "data.options.test=0.2 splits a test set off the class folders in data.root; or move them into train/"
-        raise InputError("no such folder", where=folder / "train", hint=hint)
+        raise InputError("no train/ with class folders", where=folder, hint=hint)
     else:
         pool, classes = read_folders(folder / "train")
         own_test = own_test and has_test_folders(folder)

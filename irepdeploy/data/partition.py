@@ -35,22 +35,27 @@ def cut_validation(labels: Tensor, val: int, train: int | None = None, seed: int
         )
     random = torch.Generator().manual_seed(seed)
     everything = torch.arange(len(labels))
-    held_out = stratified(labels, val, random)
+    held_out = stratified(labels, val, torch.randperm(len(labels), generator=random))
     others = everything[~held_out]
     if train is not None:
-        others = others[stratified(labels[others], train, random)]
+        others = others[stratified(labels[others], train, torch.randperm(len(others), generator=random))]
     return others, everything[held_out]
 
 
-def stratified(labels: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """Choose `count` images in proportion to the classes by the largest remainders, and return a mask (N,)."""
+def stratified(labels: Tensor, count: int, order: Tensor) -> Tensor:
+    """Choose `count` images in proportion to the classes by the largest remainders, and return a mask (N,).
+
+    Args:
+        labels: Class indices (N,).
+        count: Number of images.
+        order: Permutation of the N indices; the first images of each class are chosen.
+    """
     sizes = torch.bincount(labels)
     exact = sizes.double() * count / len(labels)
     quota = exact.long()
     rest = torch.argsort(exact - quota, descending=True, stable=True)
     quota[rest[: count - int(quota.sum())]] += 1
-    shuffled = torch.randperm(len(labels), generator=random)
-    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    by_class = order[torch.argsort(labels[order], stable=True)]
     rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[by_class]]
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[by_class[rank < quota[labels[by_class]]]] = True

@@ -64,6 +64,7 @@ def reproduce(
     irepdeploy reproduce fashion-mnist --table 2 --network compact6 --job 1/2 --hours 2 --out runs/pays
     """
     from irepdeploy.console import log, print_json, progress, table
+    from irepdeploy.errors import counted
     from irepdeploy.files import write_bytes, write_json
 
     from ..execution.device import ranks_of
@@ -120,7 +121,8 @@ def reproduce(
     if outcome.stopped:
         say("the time is up; run the same command again to continue")
     if outcome.waiting:
-        say(f"{len(outcome.waiting)} cells wait for trials of other jobs; run again once their records are in {place}")
+        cells_left = counted(len(outcome.waiting), "cell")
+        say(f"{cells_left} left, which need the trials of other jobs; run again once their records are in {place}")
 
 
 def _said(share: Sequence[Cell], done: Collection[str], *, merged: bool) -> str:

@@ -116,6 +116,35 @@ def test_a_test_set_is_split_off(place: str, tmp_path: Path) -> None:
         load(root, test=0.2)
 
 
+def test_an_image_that_is_removed_moves_no_other_into_the_test_set(tmp_path: Path) -> None:
+    made = write_class_folders(tmp_path, ["a", "b", "c"], train=10)
+
+    def tested() -> set[str]:
+        part = load(made / "train", val=3, test=0.2).load_test()
+        return {path_of(part.images, index) for index in range(len(part))}
+
+    before = tested()
+    gone = sorted(set(map(str, (made / "train").rglob("*.JPEG"))) - before)
+    for path in (gone[0], gone[-1]):
+        Path(path).unlink()
+        assert tested() == before
+    Path(min(before)).unlink()
+    assert before - tested() == {min(before)} and len(tested() - before) <= 1
+
+
+def test_a_class_named_train(tmp_path: Path) -> None:
+    root = write_class_folders(tmp_path, ["bus", "car", "train"], train=10) / "train"
+    data = load(root, val=3, test=2)
+    assert data.classes == ("bus", "car", "train") and len(data.load_test()) == 2
+    assert data.note.endswith("; it has no image of train")
+    with pytest.raises(InputError, match=r"no train/ with class folders \(data\.options\.test=0\.2 splits"):
+        load(root)
+    # Beside val/, it would be a training set without classes.
+    (root / "bus").rename(root / "val")
+    with pytest.raises(InputError, match="data option test: val/ is the test set"):
+        load(root, test=2)
+
+
 def test_the_cut_is_seeded(root: Path) -> None:
     def names(**options: Any) -> list[int]:
         return load(root, **options).val.images.indices.tolist()
