@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,6 +104,7 @@ def _show(found: Look, recipe: Recipe, out: Path) -> None:
             f"{train:,}, {val:,}, {'none' if test is None else f'{test:,}'}",
         ],
         ["convolutions that get branches", f"{found.layers}, with {found.possible} possible branches"],
+        ["other convolutions", _others(found.plain) or "none"],
         ["branches that a candidate may keep", f"{found.kept} (budget {settings.budget})"],
         ["batch", f"{found.batch_size} ({memory}, limit {found.limit_bytes / 1e6:.0f} MB)"],
         ["seconds per step of the search", f"{found.search_step:.3g} ({settings.subnets_per_step} subnets)"],
@@ -194,3 +196,9 @@ def _folder(path: Path) -> dict[str, Any]:
         )
     val = min(max(images // _VAL_SHARE, min(len(classes), images // 2)), _MOST_VAL)
     return {"name": "folders", "root": str(path), "options": {**options, "val": max(1, val)}}
+
+
+def _others(plain: Mapping[str, str]) -> str:
+    """Return the number of convolutions for each reason, with the name of the first one."""
+    groups = {why: [name for name in plain if plain[name] == why] for why in plain.values()}
+    return ", ".join(f"{len(names)} ({names[0]}: {why})" for why, names in groups.items())

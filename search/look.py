@@ -15,6 +15,7 @@ from irepdeploy.data import Split
 from irepdeploy.errors import InputError, RecipeError
 from irepdeploy.limits import memory_bytes
 from irepdeploy.recipe import AugmentSection, Recipe
+from irepdeploy.reparam.insert import expandable, matches
 from irepdeploy.tasks import Classification
 
 from .evaluation.candidate_cost import CandidateCosts
@@ -49,6 +50,7 @@ class Look:
         samples: Number of training, search-validation and test samples; 0 if unknown, None without a test set.
         note: How the test set was chosen, if the data has none of its own; else "".
         layers: Number of convolutions that get branches.
+        plain: Reasons why other convolutions, among those that `net.where` selects, get none, by name.
         possible: Number of branches that are possible in these layers.
         kept: Number of branches that a candidate may keep.
         batch_size: Batch size that fits, halved from that of the recipe as often as needed.
@@ -69,6 +71,7 @@ class Look:
     samples: tuple[int, int, int | None]
     note: str
     layers: int
+    plain: dict[str, str]
     possible: int
     kept: int
     batch_size: int
@@ -106,6 +109,8 @@ def look(recipe: Recipe, device: torch.device) -> Look:
         InputError: Network, data and task do not fit together, or no batch fits into memory.
     """
     subject = subject_of(recipe, device)
+    reasons = expandable(subject.net, recipe.branches)
+    plain = {name: why for name, why in reasons.items() if why and matches(subject.net, subject.where, name)}
     supernet = Supernet(subject.net, recipe.branches, where=subject.where, task=subject.task)
     supernet.model.to(device)
     preflight(supernet.model, subject, _LEAST_BATCH, device)
@@ -143,6 +148,7 @@ def look(recipe: Recipe, device: torch.device) -> Look:
         samples=(train, val, None if test is None else len(test)),
         note=subject.note,
         layers=len(space.layers),
+        plain=plain,
         possible=len(space.positions),
         kept=budget.total,
         batch_size=batch_size,

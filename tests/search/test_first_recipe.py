@@ -30,6 +30,7 @@ def test_it_looks_and_writes_what_a_search_takes(capsys: pytest.CaptureFixture[s
     )
     printed, said = capsys.readouterr()
     assert "1x6x6" in printed and "32, 10, 12" in printed and "2, with 17 possible branches" in printed
+    assert "1 (head: kernel 1x1" in printed
     assert "1 thread; they depend on" in printed and f"{NET} on {DATA}" in printed
     assert "note: the network has 5 outputs, and the data 3 classes. Training works" in printed
     recipe = load_recipe("a b.yaml")
