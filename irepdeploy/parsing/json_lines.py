@@ -138,7 +138,7 @@ def read_lines(
     if len(notes) > _MOST_NAMED:
         note(f"{os.fspath(path)}: {len(notes) - _MOST_NAMED} more lines are omitted")
     if len(whole) < len(content):
-        note(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed) and is omitted")
+        note(f"{os.fspath(path)}: line {len(lines)} is torn (its writer was killed or is still writing) and is omitted")
     return found
 
 
