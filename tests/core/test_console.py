@@ -113,6 +113,7 @@ def test_nor_by_the_bar_and_what_is_printed_beside_it(monkeypatch: pytest.Monkey
     terminal, other = Terminal(), io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", other)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "400")
     with console.escaped_output(), console.progress() as display:
         display.task(HOSTILE, 2).advance(note=HOSTILE)
@@ -156,6 +157,8 @@ def test_a_table_has_room_for_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_command_can_be_pasted_into_a_shell(name: str) -> None:
     line = console.command_line("export", Path(name) if name else name)
     assert line.isprintable()
-    script = f"irepdeploy() {{ printf '%s|' \"$@\"; }}; LC_ALL=C.UTF-8; {line}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    script = f"irepdeploy() {{ printf '%s|' \"$@\"; }}; {line}"
+    # Bash reads escapes in the encoding that it was started with.
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env=environment)
     assert os.fsdecode(done.stdout) == f"export|{'./' if name.startswith('-') else ''}{name}|"

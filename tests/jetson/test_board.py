@@ -69,7 +69,7 @@ def test_engines_are_built_checked_and_measured_there(
     power, rails = ours.power, (19.088 * 24, 19.080 * 32, 19.064 * 154, 0.0, 19.056 * 16, 19.048 * 173)
     assert list(power["mean_mw"].values()) == pytest.approx(rails) and theirs.power == {}
     assert power["module_mw"] == pytest.approx(sum(rails)) == power["idle_module_mw"]
-    assert power["samples"] >= 3 and power["seconds"] >= 1.0
+    assert power["samples"] and power["seconds"] >= 1.0
     each = sum(rails) * power["seconds"] / power["inferences"]
     assert power["energy_mj_per_inference"] == pytest.approx(each)
     assert power["energy_above_idle_mj_per_inference"] == pytest.approx(0)
