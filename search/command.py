@@ -52,6 +52,8 @@ def search_recipe(
         print_json(figures.to_dict())
         return
     device = f"{figures.devices} x {figures.device}"
+    # The paper states the cost of a search in GPU-days.
+    days = f" ({figures.device_days:.2f} device-days)" if figures.device_days >= 0.01 else ""
     table(
         f"Search of {plan.net.label} on {plan.data.label}: {plan.search.strategy}, seed {plan.seed}",
         ["figure", "value"],
@@ -65,7 +67,7 @@ def search_recipe(
             ["candidates scored", figures.evaluations],
             ["spread of sigmoid(alpha)", f"{figures.alpha_spread:.4f}"],
             ["spread of sigmoid(beta)", f"{figures.beta_spread:.4f}"],
-            ["time", f"{figures.seconds:.1f} s on {device} ({figures.device_days:.5f} days)"],
+            ["time", f"{figures.seconds:.1f} s on {device}{days}"],
         ],
     )
     written = ("best.json", "population", "pareto.json", "journal.jsonl", "result.json")

@@ -336,7 +336,7 @@ def _top1(a: np.ndarray, b: np.ndarray, tolerance: Tolerance) -> Tuple[Optional[
     top = np.argmax(a, axis=1)
     classes = len(np.unique(top))
     if classes < 5:
-        return None, f"not informative: only {classes} of {a.shape[1]} classes predicted, expected at least 5"
+        return None, f"not informative: {classes} of {a.shape[1]} classes predicted, needs 5"
     ordered = np.sort(a.astype(np.float64), axis=1)
     margin = ordered[:, -1] - ordered[:, -2]
     clear = margin > tolerance.max_rel_error * float(np.max(np.abs(a)))
