@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from xdist.scheduler import LoadFileScheduling
 
 from irepdeploy.board.trt_library import assembled_folder
 
+# Not a seed of any test, whose numbers would then be those of its fixtures.
+_SEED = 1_000_003
 _SLOW_EXAMPLES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
     "ci", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_EXAMPLES
@@ -46,6 +50,12 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Otherwise, numbers drawn without a seed would depend on the tests that the same process happened to run before.
+    random.seed(_SEED)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(_SEED)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(_SEED)
     if item.get_closest_marker("trt") is not None:
         _lacking("the TensorRT builder is not assembled: type `make trt`", assembled_folder() is not None)
 
