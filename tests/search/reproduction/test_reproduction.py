@@ -350,6 +350,17 @@ def test_what_helps_is_compared_with_plain_with_all_and_with_plain_so_changed() 
     assert "17 pairs" in table.notes[-1]
 
 
+def test_budgets_are_compared_with_plain_and_with_all() -> None:
+    tests = {"plain": 0.87, "all": 0.88, "des 2/3": 0.875}
+    done = {cell.key: record(cell, test) for arm, test in tests.items() for cell in [final(arm, 0)]}
+    [table] = tables_of(FASHION, done, ["5"], COMPACT)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    found = {arm: (row["difference from plain"], row["difference from all"]) for arm, row in rows.items()}
+    assert found == {"plain": ("-", "-"), "des 2/3": ("+0.50", "-0.50"), "all": ("+1.00", "-")}
+    # 6 from plain, 5 from all.
+    assert "11 pairs" in table.notes[-1]
+
+
 @pytest.mark.parametrize("protocol", [FASHION, FASHION.smoke], ids=["whole", "smoke"])
 def test_what_may_help_changes_one_thing(protocol: Protocol) -> None:
     found = {}
