@@ -310,15 +310,15 @@ def test_branches_are_compared_with_a_plain_network_that_trains_as_long() -> Non
     assert tables_of(FASHION, done, ["time"], FASHION.networks) == []
 
 
-def test_a_plain_network_trains_at_least_as_long_as_the_branches_it_is_compared_with() -> None:
+def test_a_plain_network_trains_about_as_long_as_the_branches_it_is_compared_with() -> None:
     cells = cells_of(FASHION.merged, ["time"], FASHION.networks[:1])
     finals = {(cell.arm.name, cell.condition) for cell in cells if cell.stage == "final"}
     assert len(finals) * len(FASHION.seeds) == sum(cell.stage == "final" for cell in cells) == 7 * 5
     for pair in FASHION.equal_time:
         assert {(pair.arm, pair.condition), ("plain", pair.plain)} <= finals
         assert pair.condition.images == pair.plain.images
-        # Time of a merged step, in plain ones.
-        assert (pair.plain.epochs or 0) >= {"dbb": 1.9, "all": 2.8}[pair.arm] * (pair.condition.epochs or 0)
+        # Time of a training with merged steps, in plain ones, rounded.
+        assert (pair.plain.epochs or 0) >= {"dbb": 2, "all": 3}[pair.arm] * (pair.condition.epochs or 0)
 
 
 def test_notes_that_tables_share_stand_once_in_markdown() -> None:
