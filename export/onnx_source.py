@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.data import DATASETS
+from irepdeploy.data import DATASETS, is_cropped
 from irepdeploy.errors import InputError, ModelError, counted
 from irepdeploy.onnx_graph.check import check_graph
 from irepdeploy.onnx_graph.conversion import converted
@@ -137,7 +137,7 @@ def open_onnx(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     # Only a hint: for an unknown name, photographs are used.
     dataset = metadata.get("irepdeploy.dataset")
-    dataset = dataset if dataset in DATASETS else None
+    dataset = dataset if dataset in DATASETS or is_cropped(dataset) else None
     facts = {
         "file": label,
         "sha256": digest,

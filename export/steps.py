@@ -60,7 +60,13 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
             given, annotations = job.request.inputs, job.settings.annotations
             data = detector_calibration(network, facts, origin, given, annotations)
         else:
-            data = calibration_data(job.source.signature, given=job.request.inputs, dataset=origin.dataset)
+            data = calibration_data(
+                job.source.signature,
+                given=job.request.inputs,
+                dataset=origin.dataset,
+                classes=origin.classes,
+                run=lambda inputs: job.run(fp32, inputs),
+            )
         limits: dict[str, Any] = {"target": job.target, "max_drop": job.settings.max_drop}
         found, kept = write_int8(model, data, path, **limits, external=prepared.asked.external)
     job.certificate.precisions[precision] = found

@@ -7,7 +7,15 @@ from irepdeploy.data.dataset import Dataset, DatasetFacts, Images, ObjectDataset
 from irepdeploy.data.given import check_disjoint, held, opened
 from irepdeploy.data.inputs import real_inputs
 from irepdeploy.data.loader import Loader, in_order
-from irepdeploy.data.registry import DATASETS, OBJECTS, dataset_facts, embedded_dataset, load_dataset, load_objects
+from irepdeploy.data.registry import (
+    DATASETS,
+    OBJECTS,
+    dataset_facts,
+    embedded_dataset,
+    is_cropped,
+    load_dataset,
+    load_objects,
+)
 from irepdeploy.data.stream import Stream, StreamLoader
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "embedded_dataset",
     "held",
     "in_order",
+    "is_cropped",
     "load_dataset",
     "load_objects",
     "opened",

@@ -18,7 +18,7 @@ from irepdeploy.data.shapes import SHAPES, shapes
 from irepdeploy.data.synthetic import SYNTHETIC, synthetic
 from irepdeploy.errors import InputError, choices
 
-__all__ = ["DATASETS", "OBJECTS", "dataset_facts", "embedded_dataset", "load_dataset", "load_objects"]
+__all__ = ["DATASETS", "OBJECTS", "dataset_facts", "embedded_dataset", "is_cropped", "load_dataset", "load_objects"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
@@ -98,7 +98,14 @@ def embedded_dataset(name: str) -> Dataset | None:
 
 def dataset_facts(name: str | None) -> DatasetFacts | None:
     """Return the properties of a data set with its default options; None if there is no such data set."""
+    if name is not None and name.startswith(_HUB):
+        return replace(IMAGENET, name=name)
     return _FACTS.get(name or "")
+
+
+def is_cropped(name: str | None) -> bool:
+    """Return whether images of a data set are cropped to their centre for evaluation, as `imagenet` does."""
+    return name in ("imagenet", "folders") or (name is not None and name.startswith(_HUB))
 
 
 def _function(name: str) -> Callable[..., Dataset]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from irepdeploy.errors import RecipeError
+from irepdeploy.errors import RecipeError, one_line
 from irepdeploy.files import read_bytes
 from irepdeploy.limits import DESCRIPTION
 from irepdeploy.parsing.overrides import Override, copied, full_key, giving_way, pair, put, scale_of
@@ -54,7 +54,8 @@ def recipe_of(content: dict[str, Any], overrides: Sequence[str], name: str) -> t
         RecipeError: The recipe or an override is not valid. The message lists all faults.
     """
     # Values that an override replaces are checked too, but an override may supply a missing key.
-    faults = _value_faults(content) if overrides else []
+    faults = _faults(content, values_only=True) if overrides else []
+    given = content
     content, wrong = _with_overrides(content, overrides)
     faults += wrong
     try:
@@ -62,15 +63,17 @@ def recipe_of(content: dict[str, Any], overrides: Sequence[str], name: str) -> t
     except ValidationError as error:
         faults += [fault for fault in faults_of(error, list(keys_of(Recipe))) if fault not in faults]
     if faults:
+        if overrides and not _faults(given):
+            name = f"{name} with {one_line(overrides[0], 60) if len(overrides) == 1 else 'these overrides'}"
         raise RecipeError("; ".join(faults), where=name)
     return recipe, content
 
 
-def _value_faults(content: dict[str, Any]) -> list[str]:
+def _faults(content: dict[str, Any], *, values_only: bool = False) -> list[str]:
     try:
         Recipe.model_validate(content)
     except ValidationError as error:
-        return faults_of(error, list(keys_of(Recipe)), values_only=True)
+        return faults_of(error, list(keys_of(Recipe)), values_only=values_only)
     return []
 
 

@@ -21,12 +21,22 @@ from irepdeploy.verify.input_spec import UNNAMED, InputSpec
 from irepdeploy.verify.inputs import InputGroup, Wanted, signature_of
 from irepdeploy.verify.samples import joined, mapped, samples_in
 
-__all__ = ["READABLE", "fitted", "normalization", "normalized", "planes", "read_arrays", "read_inputs"]
+__all__ = [
+    "READABLE",
+    "fitted",
+    "normalization",
+    "normalized",
+    "planes",
+    "read_arrays",
+    "read_class_folders",
+    "read_inputs",
+]
 
 Array = np.ndarray[Any, Any]
 
 # Suffixes of arrays and images.
-READABLE = {".npy", ".npz", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_ARRAYS = {".npy", ".npz"}
+READABLE = {*_ARRAYS, ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _MOST = 256
 # Errors that numpy raises for damaged files, including MemoryError if a header claims a huge shape.
 _UNREADABLE = (
@@ -49,7 +59,7 @@ def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, data
         wanted: The inputs, as for `gather_inputs`. By default they follow from the first array, which is (N, C, H, W)
             or (C, H, W) in a ``.npy`` file and (N, ...) in a ``.npz`` file.
         dataset: Name of the data set whose normalization images get; otherwise they become (x - 0.45) / 0.25. Images
-            are resized to the size of the input.
+            are resized to the size of the input; those of other sizes are first cropped if they were in training.
 
     Raises:
         InputError: A file is missing or damaged, or does not fit the inputs.
@@ -70,6 +80,29 @@ def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, data
     if samples_in(inputs) > _MOST or file is not files[-1]:
         inputs, note = mapped(inputs, lambda array: array[:_MOST]), f", the first {_MOST}{note}"
     return InputGroup(f"{path}{note}", inputs)
+
+
+def read_class_folders(
+    path: str | os.PathLike[str], wanted: Wanted, dataset: str | None, most: int
+) -> tuple[InputGroup, list[str], list[str]] | None:
+    """Read up to `most` images from class folders, one of each in turn, as `read_inputs` does.
+
+    Returns:
+        The images, the name of the folder of each, and the sorted names of all folders. None if `path` is not a folder
+        that contains only folders of images.
+
+    Raises:
+        InputError: An image is damaged or does not fit the input.
+    """
+    path = Path(path)
+    files = _files(path)
+    if any(file.parent.parent != path or file.suffix.lower() in _ARRAYS for file in files):
+        return None
+    chosen = files[:most]
+    read = [_read(file, signature_of(wanted).inputs, dataset) for file in chosen]
+    some = f", the first {most}" if len(files) > most else ""
+    group = InputGroup(f"{path}{some}{read[-1][1]}", joined([images for images, _ in read]))
+    return group, [file.parent.name for file in chosen], sorted({file.parent.name for file in files})
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -183,7 +216,7 @@ def _files(path: Path) -> list[Path]:
     try:
         files = _readable(path)
         if not files:
-            folders = [_readable(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
+            folders = [_readable(folder) for folder in sorted(path.iterdir()) if _is_open(folder)]
             # In turn, because only the first inputs are read and every class should be among them.
             files = [file for turn in itertools.zip_longest(*folders) for file in turn if file is not None]
     except OSError as error:
@@ -191,6 +224,10 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise InputError("no .npy file, .npz file or image in this folder or the folders in it", where=path)
     return files
+
+
+def _is_open(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith(".")
 
 
 def _readable(folder: Path) -> list[Path]:
@@ -218,9 +255,12 @@ def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) ->
         return _checked(_read_array(file), spec, file), ""
     if spec is None:
         raise _size_unknown(file)
+    from irepdeploy.data import is_cropped
+
     mean, std = normalization(dataset)
-    images = _read_image(file, spec, mean, std)
-    how = f", images normalized as (x - {_numbers(mean)}) / {_numbers(std)}" if spec.is_float else ""
+    images, cropped = _read_image(file, spec, mean, std, crop=is_cropped(dataset))
+    form = "cropped and normalized" if cropped else "normalized"
+    how = f", images {form} as (x - {_numbers(mean)}) / {_numbers(std)}" if spec.is_float else ""
     return images, how
 
 
@@ -259,22 +299,31 @@ def _read_array(path: Path) -> Array:
     return array
 
 
-def _read_image(path: Path, spec: InputSpec, mean: Sequence[float], std: Sequence[float]) -> Array:
-    from PIL import Image
-
-    from irepdeploy.data.decoding import open_image
+def _read_image(
+    path: Path, spec: InputSpec, mean: Sequence[float], std: Sequence[float], *, crop: bool
+) -> tuple[Array, bool]:
+    """Return an image as one input, and whether it was cropped."""
+    from irepdeploy.data.decoding import decode_image, open_image
 
     if spec.layout is None:
         raise InputError(f"images have 1 or 3 channels, but the network takes {spec}", where=path, hint="give arrays")
     last = spec.layout == "hwc"
     channels, height, width = (spec.sample[2], *spec.sample[:2]) if last else spec.sample
     with open_image(path) as opened:
-        pixels = np.asarray(
-            opened.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR),
-            dtype=np.float32,
-        )
+        # Images of the network's own size were not cropped in training.
+        cropped = crop and channels == 3 and height == width and opened.size != (width, height)
+        pixels = None if cropped else _resized(opened, channels, height, width)
+    if pixels is None:
+        pixels = decode_image(os.fspath(path), height, name=os.fspath(path)).astype(np.float32)
     image = normalized(pixels, mean, std) if spec.is_float else pixels.reshape(height, width, -1).transpose(2, 0, 1)
-    return (image.transpose(1, 2, 0) if last else image).astype(spec.dtype)[None]
+    return (image.transpose(1, 2, 0) if last else image).astype(spec.dtype)[None], cropped
+
+
+def _resized(image: Any, channels: int, height: int, width: int) -> Array:
+    from PIL import Image
+
+    picture = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture, dtype=np.float32)
 
 
 def normalization(dataset: str | None) -> tuple[Sequence[float], Sequence[float]]:

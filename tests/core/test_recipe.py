@@ -190,7 +190,8 @@ def test_an_override_below_a_null_section(tmp_path: Path) -> None:
     ],
 )
 def test_values_that_no_run_could_use(override: str, key: str, tmp_path: Path) -> None:
-    assert f"mine.yaml: {key}" in refused(written(tmp_path), override)
+    line = refused(written(tmp_path), override)
+    assert line.startswith("mine.yaml with ") and f": {key}" in line
 
 
 def test_parents_and_offspring_are_at_most_the_population(tmp_path: Path) -> None:
@@ -203,6 +204,14 @@ def test_unknown_keys_suggest_the_near_one(tmp_path: Path) -> None:
     path = written(tmp_path, search={**MINIMAL["search"], "populaton": 3})
     assert "search.populaton: unknown key (did you mean population?)" in refused(path)
     assert "wibble: unknown key" in refused(written(tmp_path, wibble=1))
+
+
+def test_the_place_of_a_fault_is_the_file_or_the_override(tmp_path: Path) -> None:
+    good = written(tmp_path)
+    assert refused(good, "search.budgt=1").startswith(f"{good.name} with search.budgt=1: unknown key 'search.budgt'")
+    assert refused(good, "seed=x", "epochs=0").startswith(f"{good.name} with these overrides: ")
+    assert refused(written(tmp_path, wibble=1), "search.budgt=1").startswith(f"{good.name}: ")
+    assert refused(written(tmp_path, seed=None), "search.population=4").startswith(f"{good.name}: ")
 
 
 def test_all_faults_are_said_in_one_line(tmp_path: Path) -> None:
