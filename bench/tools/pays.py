@@ -16,11 +16,11 @@ from pathlib import Path
 
 from irepdeploy.errors import InputError, IrepdeployError, counted
 from irepdeploy.runs.reproduction import ReproducedRecord, append_cell, read_cells, read_measured
-from irepdeploy.search.reproduction.cells import cells_of
-from irepdeploy.search.reproduction.protocol import PROTOCOLS, QUESTIONS, Network, Protocol
+from irepdeploy.search.reproduction.cells import Cell, cells_of
+from irepdeploy.search.reproduction.protocol import PROTOCOLS, QUESTIONS, Protocol
 from irepdeploy.search.reproduction.run import measured_in, records_in
 from irepdeploy.search.reproduction.table import Table, markdown_of
-from irepdeploy.search.reproduction.tables import tables_of
+from irepdeploy.search.reproduction.tables import NOTES, tables_of
 
 __all__ = ["keep", "main", "pays_summary", "pays_tables"]
 
@@ -64,7 +64,8 @@ def pays_tables(question: str, pattern: Path) -> str:
     """
     parts = []
     for protocol, tables, keys in _protocols_of(question, pattern):
-        parts += [markdown_of(tables)] if tables else []
+        # The page explains what all tables have in common.
+        parts += [markdown_of(tables, NOTES)] if tables else []
         parts.append(_cells(protocol, question, keys))
     return "\n\n".join(parts) or "No records yet."
 
@@ -105,25 +106,30 @@ def _protocols_of(question: str, pattern: Path) -> Iterator[tuple[Protocol, list
 
 def _cells(protocol: Protocol, question: str, done: Collection[str]) -> str:
     """List how many cells of each network were run, and which are missing."""
-    lines = (_of_network(protocol, question, network, done) for network in protocol.networks)
+    lines, none = [], []
+    for network in protocol.networks:
+        cells = cells_of(protocol, [question], [network])
+        left = [cell for cell in cells if cell.key not in done]
+        if len(left) == len(cells):
+            none.append(f"`{network.name}`")
+        else:
+            lines.append(
+                f"- `{network.name}`: {len(cells) - len(left)} of {len(cells)}{_missing(protocol, cells, left)}"
+            )
+    lines += [f"- {', '.join(none)}: none"] if none else []
     return "\n".join([f"Cells that were run of protocol {protocol.name}, version {protocol.version}:", "", *lines])
 
 
-def _of_network(protocol: Protocol, question: str, network: Network, done: Collection[str]) -> str:
-    cells = cells_of(protocol, [question], [network])
-    groups = Counter((cell.stage, cell.condition, cell.arm.name) for cell in cells)
-    left = Counter((cell.stage, cell.condition, cell.arm.name) for cell in cells if cell.key not in done)
-    line = f"- `{network.name}`: {len(cells) - left.total()} of {len(cells)}"
-    if not left or left.total() == len(cells):
-        return line
+def _missing(protocol: Protocol, cells: Sequence[Cell], left: Sequence[Cell]) -> str:
+    whole, open_ = (Counter((cell.stage, cell.condition, cell.arm.name) for cell in each) for each in (cells, left))
     missing: dict[str, list[str]] = {}
-    for (stage, condition, arm), number in left.items():
+    for (stage, condition, arm), number in open_.items():
         where = "" if condition == protocol.main else f" ({condition.label})"
-        whole = groups[stage, condition, arm]
-        text = f"`{arm}`" if number == whole else f"`{arm}` ({number} of {whole})"
+        every = whole[stage, condition, arm]
+        text = f"`{arm}`" if number == every else f"`{arm}` ({number} of {every})"
         missing.setdefault(f"{_STAGES[stage]}{where}", []).append(text)
     parts = [f"{what} of {', '.join(arms)}" for what, arms in missing.items()]
-    return f"{line}; missing: {'; '.join(parts)}"
+    return f"; missing: {'; '.join(parts)}" if parts else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,9 +29,9 @@ class Table:
         return asdict(self)
 
 
-def markdown_of(tables: Iterable[Table]) -> str:
-    """Return tables in Markdown; a note shared by several tables is printed below the first one only."""
-    parts, said = [], set[str]()
+def markdown_of(tables: Iterable[Table], known: Collection[str] = ()) -> str:
+    """Return tables in Markdown; a note is printed below the first table that has it, or not at all if it is known."""
+    parts, said = [], set(known)
     for table in tables:
         parts += [f"**{table.title}**", table.grid]
         parts += [f"- {note}" for note in table.notes if note not in said]

@@ -24,19 +24,20 @@ from .measured_tables import noise_table, timing_table
 from .protocol import QUESTIONS, RANKED, Condition, Network, Protocol
 from .table import Table
 
-__all__ = ["comparison_of", "equal_time", "flattening", "ranking", "tables_of"]
+__all__ = ["NOTES", "comparison_of", "equal_time", "flattening", "ranking", "tables_of"]
 
 Done = Mapping[str, ReproducedCell]
 
 TITLES = {
     "2": "Table 2: do branches pay?",
     "5": "Table 5: how many branches?",
-    "search": "Does the search pay? Retrained choices at equal evaluations",
+    "search": "Does the search pay?",
     "axes": "Where do branches pay?",
     "helps": "What helps?",
     "step": "Do merged steps change the answer?",
 }
-_NOTES = (
+# Common to all tables of trainings.
+NOTES = (
     "Test accuracy of the fused network of the best epoch by the search-validation set: mean and standard deviation"
     " over seeds. Seconds: median over seeds. Difference: in points, paired by seed, with Student's 95 % interval.",
     "Verdict: better or worse if the interval excludes 0, also at Bonferroni's level for all differences of the table;"
@@ -140,7 +141,7 @@ def _table(
         "training s", "search s", "structure", *(("paper %",) if paper else ()),
     )  # fmt: skip
     chance = f"The table compares {len(against)} pairs of arms: at 95 % each, one in 20 excludes 0 by chance."
-    notes = (*_NOTES, chance) if len(against) > 1 else _NOTES
+    notes = (*NOTES, chance) if len(against) > 1 else NOTES
     return Table(f"{TITLES[question]} {network.name}, {condition.label}", columns, tuple(rows), notes)
 
 
@@ -166,7 +167,11 @@ def _bases(question: str) -> Callable[[str], dict[str, str]]:
                 found["plain with the same change"] = twin
         return found
 
-    return {"helps": helped, "5": searched}.get(question, first)
+    def undirected(arm: str) -> dict[str, str]:
+        # The strategies differ only in that DES follows what the supernet has learned.
+        return first(arm) | ({"evolution 2/3": "evolution 2/3"} if arm == "des 2/3" else {})
+
+    return {"helps": helped, "5": searched, "search": undirected}.get(question, first)
 
 
 def _test(cell: ReproducedCell) -> float:
@@ -252,7 +257,7 @@ def equal_time(protocol: Protocol, done: Done, network: Network) -> list[Table]:
     )  # fmt: skip
     title = f"Branches, or a plain network that trains as long? {network.name}"
     note = "This question was added when the first records were there."
-    return [Table(title, columns, tuple(rows), (*_NOTES, note))]
+    return [Table(title, columns, tuple(rows), (*NOTES, note))]
 
 
 def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:

@@ -70,10 +70,13 @@ def test_records_are_kept_once_and_apart(out: Path, tmp_path: Path) -> None:
     assert f"Cells that were run of protocol fashion-mnist, version {version}:" in text
     finals = "`plain` (3 of 5), `repvgg`, `acnet` (3 of 5), `dbb`, `repnas 4/block`, `all`, `drawn 2/3`, `des 2/3`"
     assert f"- `compact6`: 46 of 82; missing: final runs of {finals}\n" in text
-    assert "- `small_vgg6`: 0 of 82\n- `small_resnet18`: 0 of 82" in text
+    assert "- `small_vgg6`, `small_resnet18`: none" in text and "Bonferroni" not in text
     assert f"protocol fashion-mnist, merged step, version {version}:\n\n- `compact6`: 1 of 82" in text
     time = pays_tables("1", pattern)
-    assert "| fused | 1.000 | 24.0 | 4.00 | - |" in time and "- `compact6`: 1 of 1\n- `small_vgg6`: 0 of 1\n" in time
+    assert (
+        "| fused | 1.000 | 24.0 | 4.00 | - |" in time
+        and "- `compact6`: 1 of 1\n- `small_vgg6`, `small_resnet18`: none" in time
+    )
     # Cells that two questions share: the trials of plain, all and drawn 2/3, and the final runs of plain.
     assert "- `compact6`: 20 of 77" in pays_tables("5", pattern)
 

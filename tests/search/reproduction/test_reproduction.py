@@ -361,6 +361,18 @@ def test_budgets_are_compared_with_plain_and_with_all() -> None:
     assert "11 pairs" in table.notes[-1]
 
 
+def test_the_directional_strategy_is_also_compared_with_the_undirected_one() -> None:
+    tests = {"random 2/3": 0.87, "des 2/3": 0.875, "evolution 2/3": 0.88, "topk 2/3": 0.865}
+    done = {cell.key: record(cell, test) for arm, test in tests.items() for cell in [final(arm, 0)]}
+    [table] = tables_of(FASHION, done, ["search"], COMPACT)
+    assert table.title == "Does the search pay? compact6, 5,120 images, 1,600 steps"
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    found = [(row["difference from random 2/3"], row["difference from evolution 2/3"]) for row in rows.values()]
+    assert found == [("-", "-"), ("+0.50", "-0.50"), ("+1.00", "-"), ("-0.50", "-")]
+    # 4 from random, 1 from evolution.
+    assert "5 pairs" in table.notes[-1]
+
+
 @pytest.mark.parametrize("protocol", [FASHION, FASHION.smoke], ids=["whole", "smoke"])
 def test_what_may_help_changes_one_thing(protocol: Protocol) -> None:
     found = {}
