@@ -132,13 +132,19 @@ def forward_names(model: nn.Module) -> list[str]:
 
 
 def forward_order(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Return names of inputs in the order of ``forward``; if some are not parameters of it, the order is kept.
+    """Return names of inputs in the order of ``forward``; if one is not a parameter of it, the order is kept.
 
     Raises:
-        InputError: A parameter that precedes one of them is missing, so that they cannot be passed by position.
+        InputError: A parameter that precedes one of them is missing, or is not at its position among other names.
     """
     takes = forward_names(model)
     if not set(names) <= set(takes):
+        for place, name in enumerate(names):
+            if name in takes[:place] + takes[place + 1 :]:
+                number = takes.index(name) + 1
+                hint = "use the names of its parameters for all inputs, or for none"
+                what = f"{name!r} is parameter {number} of forward({', '.join(takes)}), but input {place + 1}"
+                raise InputError(what, where="inputs", hint=hint)
         return list(names)
     ordered = sorted(names, key=takes.index)
     missing = [name for name in takes[: len(ordered)] if name not in ordered]

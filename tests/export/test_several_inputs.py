@@ -141,12 +141,21 @@ def test_a_free_batch(tmp_path: Path) -> None:
     assert np.abs(run(tmp_path / "model.onnx", given) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("names", "first", "second"), [("ab", "a", "b"), ("ba", "a", "b"), ("xa", "x", "a")])
+@pytest.mark.parametrize(
+    ("names", "first", "second"), [("ab", "a", "b"), ("ba", "a", "b"), ("xy", "x", "y"), ("xb", "x", "b")]
+)
 def test_names_of_forward_decide_and_otherwise_its_order(names: str, first: str, second: str, tmp_path: Path) -> None:
     specs = [TensorSpec(name, (1, 4)) for name in names]
     assert irepdeploy.export_model(Difference().eval(), tmp_path, input_shape=specs, simplify=False).ok
     values = {first: np.full((1, 4), 5, np.float32), second: np.ones((1, 4), np.float32)}
     assert run(tmp_path / "model.onnx", values).ravel().tolist() == [3.0] * 4
+
+
+def test_the_name_of_another_parameter_is_refused(tmp_path: Path) -> None:
+    specs = [TensorSpec(name, (1, 4)) for name in "xa"]
+    with pytest.raises(InputError, match=r"'a' is parameter 1 of forward\(a, b\), but input 2"):
+        irepdeploy.export_model(Difference().eval(), tmp_path / "o", input_shape=specs)
+    assert not (tmp_path / "o").exists()
 
 
 def test_one_vector(tmp_path: Path, capsys: Capture) -> None:

@@ -37,7 +37,10 @@ def test_tensors_are_in_the_order_of_forward(given: Any) -> None:
 
 
 def test_names_of_something_else_keep_their_order() -> None:
-    assert forward_order(Weighted(), ["mask", "other"]) == ["mask", "other"]
+    assert forward_order(Weighted(), ["image", "mask"]) == ["image", "mask"]
+    assert forward_order(Weighted(), ["one", "two"]) == ["one", "two"]
+    with pytest.raises(InputError, match=r"'mask' is parameter 2 of forward\(x, mask, scale\), but input 1 \(use"):
+        forward_order(Weighted(), ["mask", "other"])
     with pytest.raises(InputError, match=r"expected inputs x, mask, got x, scale.*give mask too"):
         forward_order(Weighted(), ["scale", "x"])
 
