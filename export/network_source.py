@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,11 +159,18 @@ def metadata_of(origin: Origin) -> dict[str, str]:
     data = dataset_facts(origin.dataset)
     if data is not None:
         classes = classes or data.classes
-        found.update(dataset=data.name, mean=list(data.mean), std=list(data.std))
+        # Only the last part of a local path, which would reveal more about its author than about the network.
+        name = data.name if not _is_path(data.name) else f"hf:{Path(data.name).name}"
+        found.update(dataset=name, mean=list(data.mean), std=list(data.std))
     if classes:
         found["classes"] = list(classes)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in found.items() if value}
     return {f"irepdeploy.{key}": text for key, text in texts.items()}
+
+
+def _is_path(dataset: str) -> bool:
+    text = dataset.removeprefix("hf:")
+    return text != dataset and (Path(text).expanduser().is_absolute() or text.startswith("."))
 
 
 def _known_inputs(source: Source, given: Given | None) -> Sequence[TensorSpec]:

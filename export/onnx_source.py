@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from irepdeploy.board.runner import TensorSpec
-from irepdeploy.data import DATASETS, is_cropped
+from irepdeploy.data import known_dataset
 from irepdeploy.errors import InputError, ModelError, counted
 from irepdeploy.onnx_graph.check import check_graph
 from irepdeploy.onnx_graph.conversion import converted
@@ -26,6 +26,7 @@ from irepdeploy.onnx_graph.proto import constants_of, drop_weight_inputs, inline
 from irepdeploy.onnx_graph.shapes import inferred_graph
 from irepdeploy.onnx_graph.sparse import make_dense
 from irepdeploy.onnx_graph.training_mode import made_inference
+from irepdeploy.parsing.json_text import JsonError, parse_json
 from irepdeploy.reparam.origin import Origin
 from irepdeploy.runtime.given_inputs import Given
 from irepdeploy.verify.declared import Declared
@@ -136,8 +137,7 @@ def open_onnx(
         content = None
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     # Only a hint: for an unknown name, photographs are used.
-    dataset = metadata.get("irepdeploy.dataset")
-    dataset = dataset if dataset in DATASETS or is_cropped(dataset) else None
+    dataset = known_dataset(metadata.get("irepdeploy.dataset"))
     facts = {
         "file": label,
         "sha256": digest,
@@ -154,6 +154,7 @@ def open_onnx(
         inputs=tuple(TensorSpec(spec.name, spec.shape, spec.dtype) for spec in signature.inputs),
         output_names=tuple(value.name for value in model.graph.output),
         dataset=dataset,
+        classes=_classes(metadata.get("irepdeploy.classes")),
     )
     only = signature.inputs[0]
     if len(signature.inputs) == 1 and only.dtype == "float32" and only.axis == 0 and only.sample:
@@ -216,6 +217,15 @@ def _declared(model: onnx.ModelProto, label: str) -> Declared:
 
 def _dimensions(shape: onnx.TensorShapeProto) -> tuple[int | str | None, ...]:
     return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in shape.dim)
+
+
+def _classes(text: str | None) -> tuple[str, ...]:
+    """Return the names of the classes in the metadata of a file; () if there are none."""
+    try:
+        found = parse_json((text or "[]").encode())
+    except JsonError:
+        return ()
+    return tuple(found) if isinstance(found, list) and all(isinstance(name, str) for name in found) else ()
 
 
 def _signature(model: onnx.ModelProto, declared: Declared, settings: Settings, given: Given | None) -> Signature:

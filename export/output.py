@@ -135,7 +135,9 @@ def _show_precisions(certificate: Certificate) -> None:
     if "int8" in found:
         int8 = found["int8"]
         kept = len(int8["kept_float"])
-        drop = "not measured" if int8["drop"] is None else f"{int8['drop']:.2f} points of {int8['max_drop']:g}"
+        drop = (
+            "not measured" if int8["drop"] is None else f"{max(0.0, int8['drop']):.2f} points of {int8['max_drop']:g}"
+        )
         if int8["accuracy"] is not None:
             drop += " ({float32:.2f} to {int8:.2f} %)".format(**int8["accuracy"])
         where = int8["measured_on"]["name"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from irepdeploy.data import dataset_facts
 from irepdeploy.detect.detector import Detector
 from irepdeploy.errors import ModelError
 from irepdeploy.onnx_graph.model_file import open_model
@@ -19,6 +20,7 @@ from .detector_calibration import detector_calibration
 from .engine.engines import engines_for
 from .job import Form, Job
 from .precision.calibration import CalibrationData, calibration_data
+from .precision.labelled_folders import Classifier
 from .precision.precisions import carried_by_fp32, tolerance_of_precision, write_fp16, write_int8
 from .prepared import Prepared
 from .request.preprocess import Preprocessing, with_preprocessing
@@ -64,8 +66,8 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
                 job.source.signature,
                 given=job.request.inputs,
                 dataset=origin.dataset,
-                classes=origin.classes,
-                run=lambda inputs: job.run(fp32, inputs),
+                classifier=_classifier(job, prepared),
+                max_drop=job.settings.max_drop,
             )
         limits: dict[str, Any] = {"target": job.target, "max_drop": job.settings.max_drop}
         found, kept = write_int8(model, data, path, **limits, external=prepared.asked.external)
@@ -87,6 +89,16 @@ def add_precision(job: Job, prepared: Prepared, precision: str) -> Prepared:
             hint=_ORDERED if any(node.op_type in _ORDERING for node in model.graph.node) else None,
         )
     return prepared.with_model(precision, path)
+
+
+def _classifier(job: Job, prepared: Prepared) -> Classifier | None:
+    """Return the float32 network as a classifier, if it has an output (N, scores)."""
+    scores = next((output.shape[1] for output in prepared.outputs.values() if output.ndim == 2), None)
+    if scores is None:
+        return None
+    facts = dataset_facts(job.source.origin.dataset)
+    classes = job.source.origin.classes or (() if facts is None else facts.classes)
+    return Classifier(classes, scores, lambda inputs: job.run(prepared.onnx, inputs))
 
 
 def bake_preprocessing(job: Job, prepared: Prepared, preprocessing: Preprocessing) -> Prepared:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from irepdeploy.errors import counted
 from irepdeploy.runtime.given_inputs import Given
-from irepdeploy.verify.input_files import read_class_folders
 from irepdeploy.verify.inputs import InputGroup, Wanted, gather_inputs, signature_of
 from irepdeploy.verify.samples import Inputs, mapped, samples_in
 from irepdeploy.verify.signature import Signature
+
+from .labelled_folders import Classifier, labelled_folders
 
 __all__ = ["CalibrationData", "calibration_data"]
 
@@ -25,11 +26,6 @@ _CALIBRATION, _EVALUATION = 128, 1000
 _LARGE, _FEW = 64, 32
 # With fewer inputs, ranges depend on the choice of the inputs.
 _TOO_FEW = 8
-# Maximum size of the images of class folders, which are all held in memory, and the number of images worth dividing.
-_BYTES, _DIVISIBLE = 256 << 20, 16
-# An accuracy this many standard deviations above chance is not chance.
-_SURE = 4
-_NOT_LABELS = "the class folders are not used as labels"
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class CalibrationData:
     """Inputs for calibration and for evaluation, and the (N,) classes of the latter if known.
 
     A function that scores outputs in percent may replace the classes. `is_real` is False for random inputs, which are
-    used if nothing is known about a network's data. `remark` says why class folders are not used as labels.
+    used if nothing is known about a network's data. `remark` is a note about labels.
     """
 
     calibration: InputGroup
@@ -84,8 +80,8 @@ def calibration_data(
     *,
     given: Given | None = None,
     dataset: str | None = None,
-    classes: Sequence[str] = (),
-    run: Callable[[Inputs], Mapping[str, Array]] | None = None,
+    classifier: Classifier | None = None,
+    max_drop: float = 0.5,
 ) -> CalibrationData:
     """Return inputs for calibration, and inputs for evaluation, with labels if they are known.
 
@@ -93,16 +89,14 @@ def calibration_data(
     read. Without a data set of this shape, unlabelled photographs replace both, half of them each. Inputs that are not
     images are random.
 
-    Given inputs replace the training images. Images of class folders are divided, and labelled if the folders have the
-    names of classes, or if the classes are unknown and there are as many folders as scores, which then have the
-    alphabetical order of the folders.
+    Given inputs replace the training images. Images of class folders are divided and labelled; see `labelled_folders`.
 
     Args:
         wanted: The inputs, as for `gather_inputs`.
         given: Inputs as for `gather_inputs`.
         dataset: Name of the data set on which the network was trained.
-        classes: Names of its classes.
-        run: Function that returns the outputs of the float32 network. None: class folders are not used as labels.
+        classifier: The float32 network, if its outputs are scores of classes.
+        max_drop: Loss in percentage points that labelled images must be able to show.
     """
     from irepdeploy.data import embedded_dataset, real_inputs
 
@@ -110,10 +104,10 @@ def calibration_data(
     shape = signature.inputs[0].sample
     plain = len(signature.inputs) == 1 and signature.is_plain
     remark = ""
-    if plain and run is not None and isinstance(given, str | os.PathLike):
-        found = _of_class_folders(given, signature, dataset, classes, run)
-        if isinstance(found, CalibrationData):
-            return found
+    if plain and classifier is not None and isinstance(given, str | os.PathLike):
+        found = labelled_folders(Path(given), signature, dataset, classifier, max_drop)
+        if not isinstance(found, str):
+            return CalibrationData(found.calibration, found.evaluation, found.labels, remark=found.note)
         remark = found
     own = None if given is None else gather_inputs(signature, given=given, dataset=dataset)[-1]
     if not plain or signature.inputs[0].layout != "chw":
@@ -130,42 +124,6 @@ def calibration_data(
         return CalibrationData(own, own, remark=remark)
     array, name = real_inputs(shape, 2 * count)
     return CalibrationData(InputGroup(name, array[::2]), InputGroup(name, array[1::2]))
-
-
-def _of_class_folders(
-    path: str | os.PathLike[str],
-    signature: Signature,
-    dataset: str | None,
-    classes: Sequence[str],
-    run: Callable[[Inputs], Mapping[str, Array]],
-) -> CalibrationData | str:
-    """Return labelled images of class folders, or the reason why there are none; "" if these are no class folders."""
-    spec = signature.inputs[0]
-    size = math.prod(spec.sample) * np.dtype(spec.dtype).itemsize
-    read = read_class_folders(path, signature, dataset, max(_FEW, min(_CALIBRATION + _EVALUATION, _BYTES // size)))
-    if read is None or len(read[1]) < _DIVISIBLE:
-        return ""
-    group, folders, every = read
-    cut = min(_CALIBRATION, len(folders) // 4)
-    parts = [InputGroup(group.name, group.array[part]) for part in (slice(cut), slice(cut, None))]
-    outputs = run(parts[1].array)
-    scores = next((output for output in outputs.values() if output.ndim == 2), None)
-    if scores is None:
-        return ""
-    names = list(classes) or every
-    strange = sorted(set(every) - set(names))
-    if strange:
-        return f"{_NOT_LABELS}: {strange[0]!r} is not a class of the network"
-    if len(names) != scores.shape[1]:
-        what = counted(len(names), "class" if classes else "folder", "classes" if classes else "folders")
-        return f"{_NOT_LABELS}: there are {what}, and {counted(scores.shape[1], 'score')}"
-    labels = np.array([names.index(folder) for folder in folders[cut:]])
-    hits = float(np.mean(scores.argmax(1) == labels))
-    # The accuracy of guessing the most frequent class.
-    chance = float(np.bincount(labels).max()) / len(labels)
-    if hits <= chance + _SURE * math.sqrt(chance * (1 - chance) / len(labels)):
-        return f"{_NOT_LABELS}: the float32 network predicts the class of only {100 * hits:.3g} % of the images"
-    return CalibrationData(parts[0], parts[1], labels)
 
 
 def _of_several(signature: Signature, own: InputGroup | None, dataset: str | None, remark: str) -> CalibrationData:

@@ -13,6 +13,7 @@ from irepdeploy.data.registry import (
     dataset_facts,
     embedded_dataset,
     is_cropped,
+    known_dataset,
     load_dataset,
     load_objects,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "held",
     "in_order",
     "is_cropped",
+    "known_dataset",
     "load_dataset",
     "load_objects",
     "opened",

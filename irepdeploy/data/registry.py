@@ -18,7 +18,16 @@ from irepdeploy.data.shapes import SHAPES, shapes
 from irepdeploy.data.synthetic import SYNTHETIC, synthetic
 from irepdeploy.errors import InputError, choices
 
-__all__ = ["DATASETS", "OBJECTS", "dataset_facts", "embedded_dataset", "is_cropped", "load_dataset", "load_objects"]
+__all__ = [
+    "DATASETS",
+    "OBJECTS",
+    "dataset_facts",
+    "embedded_dataset",
+    "is_cropped",
+    "known_dataset",
+    "load_dataset",
+    "load_objects",
+]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
@@ -98,14 +107,29 @@ def embedded_dataset(name: str) -> Dataset | None:
 
 def dataset_facts(name: str | None) -> DatasetFacts | None:
     """Return the properties of a data set with its default options; None if there is no such data set."""
-    if name is not None and name.startswith(_HUB):
+    if name is not None and _is_on_hub(name):
         return replace(IMAGENET, name=name)
     return _FACTS.get(name or "")
 
 
-def is_cropped(name: str | None) -> bool:
-    """Return whether images of a data set are cropped to their centre for evaluation, as `imagenet` does."""
-    return name in ("imagenet", "folders") or (name is not None and name.startswith(_HUB))
+def known_dataset(name: str | None) -> str | None:
+    """Return the name of a classification data set as the metadata of a file give it, or None if it is not known."""
+    return name if name in DATASETS or _is_on_hub(name) else None
+
+
+def is_cropped(name: str | None, *, own_size: bool = False) -> bool:
+    """Return whether the images of a data set are cropped to their centre for evaluation.
+
+    Args:
+        name: Name of the data set.
+        own_size: Whether an image has the size of the network's input. Class folders and Hugging Face data are then
+            taken as they are, unless their option `size` is set, which is not known here.
+    """
+    return name == "imagenet" or (not own_size and (name == "folders" or _is_on_hub(name)))
+
+
+def _is_on_hub(name: str | None) -> bool:
+    return name is not None and name.startswith(_HUB)
 
 
 def _function(name: str) -> Callable[..., Dataset]:

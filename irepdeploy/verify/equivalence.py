@@ -198,7 +198,11 @@ def _open(
             content, note = _inference_form(model)
             runner = stack.enter_context(onnx_runner(content))
             plain = onnx_runner(content, optimized=False)
-            return _Side(os.fspath(model), runner, _known_dataset(runner.metadata), unoptimized=plain, note=note)
+            from irepdeploy.data import known_dataset
+
+            # The metadata of a file are only a hint; for an unknown name photographs are used.
+            dataset = known_dataset(runner.metadata.get("irepdeploy.dataset"))
+            return _Side(os.fspath(model), runner, dataset, unoptimized=plain, note=note)
         if _kind(model) == ".engine":
             from irepdeploy.board.trt_runner import TrtRunner
 
@@ -265,14 +269,6 @@ def _inference_form(path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str
     model = inlined(open_model(path))
     note = made_inference(model, os.fspath(path))
     return model_content(model), note
-
-
-def _known_dataset(metadata: Mapping[str, str]) -> str | None:
-    from irepdeploy.data import DATASETS
-
-    # The metadata of a file is only a hint; for an unknown name photographs are used.
-    name = metadata.get("irepdeploy.dataset")
-    return name if name in DATASETS else None
 
 
 def _common_signature(sides: Sequence[_Side], given: Given | None, asked: Sequence[TensorSpec]) -> Signature:

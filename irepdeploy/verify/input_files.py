@@ -22,21 +22,24 @@ from irepdeploy.verify.inputs import InputGroup, Wanted, signature_of
 from irepdeploy.verify.samples import joined, mapped, samples_in
 
 __all__ = [
+    "ARRAYS",
     "READABLE",
+    "class_folders",
     "fitted",
+    "input_files",
     "normalization",
     "normalized",
     "planes",
     "read_arrays",
-    "read_class_folders",
+    "read_file",
     "read_inputs",
 ]
 
 Array = np.ndarray[Any, Any]
 
 # Suffixes of arrays and images.
-_ARRAYS = {".npy", ".npz"}
-READABLE = {*_ARRAYS, ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+ARRAYS = {".npy", ".npz"}
+READABLE = {*ARRAYS, ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _MOST = 256
 # Errors that numpy raises for damaged files, including MemoryError if a header claims a huge shape.
 _UNREADABLE = (
@@ -66,11 +69,11 @@ def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, data
     """
     path = Path(path)
     specs: Sequence[InputSpec] | None = None if wanted is None else signature_of(wanted).inputs
-    files = _files(path)
+    files = input_files(path)
     parts: list[Any] = []
     note = ""
     for file in files:
-        part, how = _read(file, specs, dataset)
+        part, how = read_file(file, specs, dataset)
         parts.append(part)
         note = how or note
         specs = specs or _specs_in(part)
@@ -79,30 +82,9 @@ def read_inputs(path: str | os.PathLike[str], wanted: Wanted | None = None, data
     inputs = joined(parts)
     if samples_in(inputs) > _MOST or file is not files[-1]:
         inputs, note = mapped(inputs, lambda array: array[:_MOST]), f", the first {_MOST}{note}"
+    if path.is_dir() and files[0].parent == path and any(map(_readable, class_folders(path))):
+        note = f" without the folders in it{note}"
     return InputGroup(f"{path}{note}", inputs)
-
-
-def read_class_folders(
-    path: str | os.PathLike[str], wanted: Wanted, dataset: str | None, most: int
-) -> tuple[InputGroup, list[str], list[str]] | None:
-    """Read up to `most` images from class folders, one of each in turn, as `read_inputs` does.
-
-    Returns:
-        The images, the name of the folder of each, and the sorted names of all folders. None if `path` is not a folder
-        that contains only folders of images.
-
-    Raises:
-        InputError: An image is damaged or does not fit the input.
-    """
-    path = Path(path)
-    files = _files(path)
-    if any(file.parent.parent != path or file.suffix.lower() in _ARRAYS for file in files):
-        return None
-    chosen = files[:most]
-    read = [_read(file, signature_of(wanted).inputs, dataset) for file in chosen]
-    some = f", the first {most}" if len(files) > most else ""
-    group = InputGroup(f"{path}{some}{read[-1][1]}", joined([images for images, _ in read]))
-    return group, [file.parent.name for file in chosen], sorted({file.parent.name for file in files})
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -111,7 +93,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     Raises:
         InputError: The file is missing or damaged, or is an image.
     """
-    file = _files(Path(path))[0]
+    file = input_files(Path(path))[0]
     kind = file.suffix.lower()
     if kind not in (".npy", ".npz"):
         raise _size_unknown(file)
@@ -204,7 +186,15 @@ def _size_unknown(file: Path) -> InputError:
     )
 
 
-def _files(path: Path) -> list[Path]:
+def input_files(path: Path) -> list[Path]:
+    """Return a file, or the readable files of a folder in the order of names.
+
+    If a folder contains only folders, one file of each in turn, because often only the first ones are read and every
+    class should be among them.
+
+    Raises:
+        InputError: There are no such files, or a folder cannot be read.
+    """
     if not path.exists():
         raise InputError(
             "no such file or folder of inputs", where=path, hint="--inputs takes a .npy or .npz file, or a folder"
@@ -213,29 +203,37 @@ def _files(path: Path) -> list[Path]:
         if path.suffix.lower() not in READABLE:
             raise InputError("expected a .npy or .npz file or an image", where=path)
         return [path]
+    hint = None
     try:
         files = _readable(path)
         if not files:
-            folders = [_readable(folder) for folder in sorted(path.iterdir()) if _is_open(folder)]
-            # In turn, because only the first inputs are read and every class should be among them.
-            files = [file for turn in itertools.zip_longest(*folders) for file in turn if file is not None]
+            folders = class_folders(path)
+            turns = itertools.zip_longest(*map(_readable, folders))
+            files = [file for turn in turns for file in turn if file is not None]
+            deeper = next((folder for folder in folders if any(map(_readable, class_folders(folder)))), None)
+            hint = None if deeper is None else f"give one of its folders, such as {deeper}"
     except OSError as error:
         raise InputError(f"cannot read this folder: {error.strerror}", where=path) from error
     if not files:
-        raise InputError("no .npy file, .npz file or image in this folder or the folders in it", where=path)
+        what = "no .npy file, .npz file or image in this folder or the folders in it"
+        raise InputError(what, where=path, hint=hint)
     return files
 
 
-def _is_open(folder: Path) -> bool:
-    return folder.is_dir() and not folder.name.startswith(".")
+def class_folders(path: Path) -> list[Path]:
+    """Return the folders in a folder in the order of names, without hidden ones."""
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
 def _readable(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in READABLE)
+    # macOS adds hidden files such as ._image.png to the images on other file systems.
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in READABLE and not file.name.startswith(".")
+    )
 
 
-def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) -> tuple[Any, str]:
-    """Return the inputs in one file, and a description of their normalization."""
+def read_file(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) -> tuple[Any, str]:
+    """Return the inputs in one file as `read_inputs` does, and a description of what was done to an image, or ""."""
     kind = file.suffix.lower()
     if kind == ".npz":
         arrays = _read_archive(file)
@@ -255,10 +253,11 @@ def _read(file: Path, specs: Sequence[InputSpec] | None, dataset: str | None) ->
         return _checked(_read_array(file), spec, file), ""
     if spec is None:
         raise _size_unknown(file)
-    from irepdeploy.data import is_cropped
-
     mean, std = normalization(dataset)
-    images, cropped = _read_image(file, spec, mean, std, crop=is_cropped(dataset))
+    if spec.layout is not None and len(mean) not in (1, spec.sample[0 if spec.layout == "chw" else -1]):
+        # The data set has other images than the network takes.
+        mean, std = _MEAN, _STD
+    images, cropped = _read_image(file, spec, mean, std, dataset)
     form = "cropped and normalized" if cropped else "normalized"
     how = f", images {form} as (x - {_numbers(mean)}) / {_numbers(std)}" if spec.is_float else ""
     return images, how
@@ -300,9 +299,10 @@ def _read_array(path: Path) -> Array:
 
 
 def _read_image(
-    path: Path, spec: InputSpec, mean: Sequence[float], std: Sequence[float], *, crop: bool
+    path: Path, spec: InputSpec, mean: Sequence[float], std: Sequence[float], dataset: str | None
 ) -> tuple[Array, bool]:
     """Return an image as one input, and whether it was cropped."""
+    from irepdeploy.data import is_cropped
     from irepdeploy.data.decoding import decode_image, open_image
 
     if spec.layout is None:
@@ -310,8 +310,9 @@ def _read_image(
     last = spec.layout == "hwc"
     channels, height, width = (spec.sample[2], *spec.sample[:2]) if last else spec.sample
     with open_image(path) as opened:
-        # Images of the network's own size were not cropped in training.
-        cropped = crop and channels == 3 and height == width and opened.size != (width, height)
+        # Images of the network's own size are usually trained on as they are, except by ImageNet's recipes.
+        square = channels == 3 and height == width
+        cropped = square and is_cropped(dataset, own_size=opened.size == (width, height))
         pixels = None if cropped else _resized(opened, channels, height, width)
     if pixels is None:
         pixels = decode_image(os.fspath(path), height, name=os.fspath(path)).astype(np.float32)
