@@ -30,7 +30,7 @@ from irepdeploy.export.writer import torch_exporter
 from irepdeploy.export.writer.onnx_from_torch import onnx_from_torch
 from irepdeploy.network.nets.statistics import randomize_statistics
 from irepdeploy.reparam.fuse import fuse_with_proof
-from irepdeploy.reparam.origin import origin_of, set_origin
+from irepdeploy.reparam.origin import Origin, origin_of, set_origin
 from irepdeploy.testing import assert_equivalent
 from irepdeploy.verify.certificate import Certificate
 from support.networks import random_network
@@ -127,6 +127,16 @@ def test_a_checkpoint(tmp_path: Path, capsys: Capture) -> None:
 def test_the_commit_is_in_the_file(found: dict[str, Any], written: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_source, "commit", lambda: found)
     assert network_source.metadata_of(origin_of(random_network())).get("irepdeploy.commit") == written
+
+
+@pytest.mark.parametrize(
+    ("dataset", "written"),
+    [("hf:/home/someone/pets", "hf:pets"), ("hf:~/pets", "hf:pets"), ("hf:./made/pets", "hf:pets"),
+     ("hf:ylecun/mnist", "hf:ylecun/mnist"), ("folders", "folders"), ("mine", None)],
+)  # fmt: skip
+def test_local_paths_stay_out_of_the_metadata(dataset: str, written: str | None) -> None:
+    found = network_source.metadata_of(Origin(dataset=dataset))
+    assert found.get("irepdeploy.dataset") == written and ("irepdeploy.mean" in found) == (written is not None)
 
 
 def test_a_fused_checkpoint_and_the_same_bytes(exported: Path, tmp_path: Path) -> None:
