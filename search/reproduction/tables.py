@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,8 @@ NOTES = (
     f' "alone" if only at its own. Within {MARGIN:g}: the interval lies between -{MARGIN:g} and {MARGIN:g}.',
 )
 _DRAWS = 2000
+# Arms of other questions that the arms of a question are compared with.
+_ALSO_FROM = {"search": ("all",)}
 
 
 def tables_of(
@@ -60,6 +63,7 @@ def tables_of(
             for condition in protocol.conditions(question):
                 finals = _finals(protocol, done, network, condition, QUESTIONS[question])
                 if any(finals.values()):
+                    finals |= _finals(protocol, done, network, condition, _ALSO_FROM.get(question, ()))
                     found.append(_table(protocol, question, network, condition, finals))
             if question == "axes":
                 found += flattening(protocol, done, network)
@@ -112,11 +116,11 @@ def _table(
     paper = dict(network.paper)
     scores = {arm: {seed: _test(cell) for seed, cell in cells.items()} for arm, cells in finals.items()}
     bases = _bases(question)
-    against = {(arm, label): base for arm in finals for label, base in bases(arm).items()}
+    against = {(arm, label): base for arm in QUESTIONS[question] for label, base in bases(arm).items()}
     labels = list(dict.fromkeys(label for _, label in against))
     rows = []
     for arm, cells in finals.items():
-        if not cells:
+        if not cells or arm not in QUESTIONS[question]:
             continue
         row = [
             arm,
@@ -167,11 +171,12 @@ def _bases(question: str) -> Callable[[str], dict[str, str]]:
                 found["plain with the same change"] = twin
         return found
 
-    def undirected(arm: str) -> dict[str, str]:
-        # The strategies differ only in that DES follows what the supernet has learned.
-        return first(arm) | ({"evolution 2/3": "evolution 2/3"} if arm == "des 2/3" else {})
+    def chosen(arm: str) -> dict[str, str]:
+        # DES differs from this evolution only in that it follows what the supernet has learned.
+        undirected = {"evolution 2/3": "evolution 2/3"} if arm == "des 2/3" else {}
+        return {**first(arm), **undirected, **dict.fromkeys(_ALSO_FROM["search"], _ALSO_FROM["search"][0])}
 
-    return {"helps": helped, "5": searched, "search": undirected}.get(question, first)
+    return {"helps": helped, "5": searched, "search": chosen}.get(question, first)
 
 
 def _test(cell: ReproducedCell) -> float:
@@ -275,9 +280,26 @@ def ranking(protocol: Protocol, done: Done, network: Network) -> list[Table]:
         f"The last population of {RANKED}, seed {protocol.seeds[0]}, each retrained with"
         f" {len(protocol.candidate_seeds)} seeds. Interval: {_DRAWS:,} bootstrap draws of candidates.",
         "How two retrainings agree bounds how well any score can rank a single one.",
+        *_spread_of(tests),
     )
     title = f"Does the supernet rank? {network.name}, {protocol.main.label}"
     return [Table(title, ("rankings", "candidates", "Kendall's tau, 95 % interval"), tuple(rows), notes)]
+
+
+def _spread_of(tests: np.ndarray[Any, Any]) -> tuple[str, ...]:
+    """Return a note on how much candidates differ beside how much the seeds alone would make them differ.
+
+    Args:
+        tests: Test accuracy (candidates, seeds).
+    """
+    seeds = tests.shape[1]
+    if seeds < 2:
+        return ()
+    means, alone = tests.mean(1).std(ddof=1), math.sqrt(tests.var(1, ddof=1).mean() / seeds)
+    return (
+        f"Retrained, the means of candidates over their seeds have a standard deviation of {100 * means:.2f} points;"
+        f" the noise of the seeds alone would give {100 * alone:.2f}.",
+    )
 
 
 def _candidates(protocol: Protocol, done: Done, network: Network) -> dict[int, dict[int, ReproducedCell]]:

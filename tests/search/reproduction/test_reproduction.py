@@ -361,16 +361,25 @@ def test_budgets_are_compared_with_plain_and_with_all() -> None:
     assert "11 pairs" in table.notes[-1]
 
 
-def test_the_directional_strategy_is_also_compared_with_the_undirected_one() -> None:
+def test_strategies_are_compared_with_random_with_all_and_des_with_its_undirected_form() -> None:
     tests = {"random 2/3": 0.87, "des 2/3": 0.875, "evolution 2/3": 0.88, "topk 2/3": 0.865}
     done = {cell.key: record(cell, test) for arm, test in tests.items() for cell in [final(arm, 0)]}
-    [table] = tables_of(FASHION, done, ["search"], COMPACT)
-    assert table.title == "Does the search pay? compact6, 5,120 images, 1,600 steps"
-    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
-    found = [(row["difference from random 2/3"], row["difference from evolution 2/3"]) for row in rows.values()]
-    assert found == [("-", "-"), ("+0.50", "-0.50"), ("+1.00", "-"), ("-0.50", "-")]
-    # 4 from random, 1 from evolution.
-    assert "5 pairs" in table.notes[-1]
+    for beside in (False, True):
+        if beside:
+            done[final("all", 0).key] = record(final("all", 0), 0.89)
+        [table] = tables_of(FASHION, done, ["search"], COMPACT)
+        assert table.title == "Does the search pay? compact6, 5,120 images, 1,600 steps"
+        rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+        labels = ("random 2/3", "evolution 2/3", "all")
+        found = {arm: tuple(row[f"difference from {label}"] for label in labels) for arm, row in rows.items()}
+        assert found == {
+            "random 2/3": ("-", "-", "-2.00" if beside else "-"),
+            "des 2/3": ("+0.50", "-0.50", "-1.50" if beside else "-"),
+            "evolution 2/3": ("+1.00", "-", "-1.00" if beside else "-"),
+            "topk 2/3": ("-0.50", "-", "-2.50" if beside else "-"),
+        }
+        # 4 from random, 1 from evolution, 5 from all.
+        assert "10 pairs" in table.notes[-1]
 
 
 @pytest.mark.parametrize("protocol", [FASHION, FASHION.smoke], ids=["whole", "smoke"])
@@ -435,6 +444,11 @@ def test_the_ranking_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     [table] = tables_of(FASHION, done, ["search"], COMPACT)
     assert table.rows[0][1:] == ("6", "+1.00 [+1.00, +1.00]")
     assert [row[0] for row in table.rows] == ["supernet's score, mean of retrainings", "one retraining, another"]
+    assert "deviation of 1.87 points; the noise of the seeds alone would give 0.00." in table.notes[-1]
+    # Two seeds 0.02 apart: a deviation of 0.01 * sqrt(2), and of 0.01 for their mean.
+    noisy = {cell.key: record(cell, 0.9 + cell.seed / 50, score=0.5) for cell in cells}
+    [table] = tables_of(FASHION, noisy, ["search"], COMPACT)
+    assert "deviation of 0.00 points; the noise of the seeds alone would give 1.00." in table.notes[-1]
 
 
 def test_records_are_read_once_and_damage_is_named(tmp_path: Path) -> None:
